@@ -1,0 +1,62 @@
+# `make demo` and `make test` are all a newcomer needs; both set up what they use, as root, on Debian 12.
+
+VENV := .venv
+BIN := $(VENV)/bin
+GUEST := /var/cache/microagent/guest
+# Debian's own interpreter: the nftables and seccomp bindings are Debian packages built for it.
+SYSTEM_PYTHON := /usr/bin/python3
+
+APT := python3-venv python3-nftables python3-seccomp nftables iproute2 qemu-system-x86 e2fsprogs umoci skopeo \
+       mmdebstrap busybox-static cpio zstd ca-certificates
+APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd
+
+export DEBIAN_FRONTEND := noninteractive
+
+.PHONY: help setup demo test lint format clean
+
+help:
+	@echo "make demo     set everything up and show it at work, without any internet"
+	@echo "make test     set everything up and run every check and test"
+	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
+	@echo "make lint     formatting, lint, types, import contracts"
+	@echo "make clean    remove the virtual environment and caches of this checkout"
+
+setup: $(VENV)/.done guest
+
+# Installs what dpkg does not know as installed, and asks the mirrors only then.
+define apt_install
+	@missing=$$(for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "apt-get install" $$missing; \
+	  apt-get -qq update && apt-get -qq install --no-install-recommends -y $$missing >/dev/null; fi
+endef
+
+$(VENV)/.done: pyproject.toml
+	$(call apt_install,$(APT))
+	$(SYSTEM_PYTHON) -m venv --system-site-packages --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: guest
+guest: $(VENV)/.done
+	@vm_fixtures/build --out $(GUEST)
+
+demo: setup
+	$(BIN)/microagent demo
+
+test: setup
+	$(call apt_install,$(APT_TEST))
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.done
+	$(BIN)/ruff format --check src tests vm_fixtures
+	$(BIN)/ruff check src tests vm_fixtures
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.done
+	$(BIN)/ruff format src tests vm_fixtures
+	$(BIN)/ruff check --fix src tests vm_fixtures
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

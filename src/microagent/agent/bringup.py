@@ -1,0 +1,175 @@
+"""One start, in readiness order: image, network, mediator, tap, guest. Whatever fails, the rest is undone in reverse.
+
+The order is the enforcement: the tap goes up only when rules, sockets and a mediator that says it is ready are there,
+and the guest starts only on a tap that is up. A start that cannot enforce does not start.
+"""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from microagent.agent.config import resolvers
+from microagent.agent.keeper import Keeper
+from microagent.agent.mediators import Mediator
+from microagent.agent.output import Sink, pump
+from microagent.agent.services import Services
+from microagent.agent.undo import acquire
+from microagent.api.control import MediatorSettings
+from microagent.api.link import GATEWAY, GUEST_MAC
+from microagent.audit.record import timestamp
+from microagent.errors import ApiError, HostError, Malformed
+from microagent.guests.bootdisk import make_bootdisk
+from microagent.guests.disk import make_overlay
+from microagent.guests.image import Image
+from microagent.guests.qemu import Guest, GuestSpec, start_guest
+from microagent.host.links import host_addresses
+from microagent.host.network import Network
+from microagent.host.ruleset import Steering
+from microagent.pki.ca import create_ca
+from microagent.policy.model import Mode
+from microagent.policy.parse import entries_to_json
+from microagent.workspace.record import Record
+from microagent.workspace.store import EGRESS, OVERLAY
+
+# Certificates last 30 days and are renewed at start (contract 7.6); younger ones are kept, since guests trust them.
+_CA_AGE = timedelta(days=15)
+# Sparse: what the guest does not write takes no room.
+_OVERLAY_MIB = 16 * 1024
+# Any address would do, since every query is answered. The options make libcs fail fast on REFUSED (contract 6).
+_RESOLV_CONF = f"nameserver {GATEWAY.ip}\noptions timeout:1 attempts:1\n"
+
+
+@dataclass
+class Life:
+    """A workspace that runs: everything here ends when the stack that `bring_up` was given unwinds."""
+
+    record: Record
+    network: Network
+    keeper: Keeper
+    guest: Guest
+    output: asyncio.Task[None]
+
+
+async def bring_up(services: Services, record: Record, sink: Sink | None, undo: AsyncExitStack) -> Life:
+    """Starts the workspace; HostError or OSError when this machine cannot."""
+    image = await services.images.resolve(record.spec.image)
+    record = services.store.save(_renewed(services, replace(record, digest=image.digest)))
+    overlay = services.store.path(record.name, OVERLAY)
+    if not overlay.exists():
+        await make_overlay(overlay, _OVERLAY_MIB)
+
+    services.ledger.note(record.name)
+    undo.callback(services.ledger.forget, record.name)
+    network = await _network(services, record, undo)
+    keeper = await _mediator(services, record, network, undo)
+    await asyncio.to_thread(network.raise_tap)
+    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, network)), _end)
+    network.close_tap()
+    services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
+    keeper.replaced = lambda: services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
+    output = asyncio.create_task(pump(guest.output, services.store, record.name, sink))
+    undo.push_async_callback(_cancelled, output)
+    return Life(record, network, keeper, guest, output)
+
+
+def netns_path(services: Services, name: str) -> Path:
+    """Where the workspace's network namespace is kept."""
+    return services.config.run_dir / "netns" / name
+
+
+async def _network(services: Services, record: Record, undo: AsyncExitStack) -> Network:
+    egress = record.spec.egress
+    addresses = [IPv4Network(address) for address in await asyncio.to_thread(host_addresses) if ":" not in address]
+    steering = Steering.from_policy(egress.mode, egress.policy, host=addresses)
+    making = asyncio.to_thread(Network.create, netns_path(services, record.name), steering)
+    return await acquire(undo, making, lambda network: asyncio.to_thread(network.remove))
+
+
+async def _mediator(services: Services, record: Record, network: Network, undo: AsyncExitStack) -> Keeper:
+    log_fd = services.store.open_log(record.name, EGRESS)
+    undo.callback(os.close, log_fd)
+
+    async def spawn() -> Mediator:
+        settings = await asyncio.to_thread(_settings, services, record)
+        return await services.nursery.spawn(settings, network.sockets, log_fd, network.new_drops)
+
+    first = await acquire(undo, spawn(), _nothing)
+    keeper = Keeper(record.name, network, first, spawn)
+    undo.push_async_callback(lambda: keeper.mediator.stop())
+    return keeper
+
+
+def _settings(services: Services, record: Record) -> MediatorSettings:
+    certificate, key = services.store.ca(record.name)
+    return MediatorSettings(
+        workspace=record.name,
+        mode=record.spec.egress.mode.value,
+        entries=tuple(entries_to_json(record.spec.egress.entries)),
+        ca_cert=certificate.decode("ascii"),
+        ca_key=key.decode("ascii"),
+        resolvers=resolvers(services.config.resolv_conf),
+        host_addresses=tuple(sorted(host_addresses())),
+        uid=record.mediator_uid,
+    )
+
+
+def _guest_spec(services: Services, record: Record, image: Image, network: Network) -> GuestSpec:
+    spec, config = record.spec, services.config
+    mediated = spec.egress.mode is not Mode.OFF
+    try:
+        bootdisk = make_bootdisk(
+            command=image.config.argv(list(spec.command)),
+            env=dict(spec.env),
+            workdir=image.config.workdir,
+            # A name may end in a hyphen, a host name may not (RFC 952).
+            hostname=record.name.rstrip("-"),
+            ca_pem=services.store.ca(record.name)[0] if mediated else b"",
+            resolv_conf=_RESOLV_CONF,
+            image_env=image.config.env,
+            user=image.config.user,
+        )
+    except Malformed as error:
+        raise ApiError("invalid", error.what, error.hint) from error
+    return GuestSpec(
+        kernel=config.guest_dir / "vmlinuz",
+        initramfs=config.guest_dir / "initramfs",
+        rootfs=image.rootfs,
+        overlay=services.store.path(record.name, OVERLAY),
+        bootdisk=bootdisk,
+        tap_fd=network.tap,
+        mac=GUEST_MAC,
+        memory_mib=spec.memory_mib,
+        cpus=spec.cpus,
+        uid=record.guest_uid,
+        gid=record.guest_uid,
+        directory=services.store.path(record.name),
+    )
+
+
+def _renewed(services: Services, record: Record) -> Record:
+    now = datetime.now(UTC)
+    if now - datetime.fromisoformat(record.ca_made) < _CA_AGE:
+        return record
+    return services.store.renew_ca(record, create_ca(record.name, now), timestamp(now))
+
+
+async def _end(guest: Guest) -> None:
+    """Ends a guest whose time is over, whatever it says, and waits until it is gone."""
+    guest.kill()
+    try:
+        await guest.wait()
+    except HostError:
+        return
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _nothing(_: object) -> None:
+    """The keeper ends whichever mediator is the last one."""

@@ -1,0 +1,66 @@
+"""The agent's configuration file, decoded strictly: an unknown key or a wrong type is an error with its place."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from microagent.api.documents import Mapping, decode
+from microagent.errors import HostError, PolicyError
+
+DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Where things are. All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots."""
+
+    state_dir: Path = Path("/var/lib/microagent")
+    run_dir: Path = Path("/run/microagent")
+    socket: Path = Path("/run/microagent/agent.sock")
+    resolv_conf: Path = Path("/etc/resolv.conf")
+    upstream_ca: tuple[Path, ...] = ()
+    guest_dir: Path = Path("/var/cache/microagent/guest")
+
+
+def load(file: Path | None) -> Config:
+    """The configuration in `file`; without one in /etc/microagent/agent.yaml if there is one, else the defaults."""
+    if file is None and not DEFAULT_FILE.exists():
+        return Config()
+    file = file or DEFAULT_FILE
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HostError(f"cannot read {file}: {error}") from error
+    document = decode(text, str(file), {field.name for field in fields(Config)})
+    config = Config()
+    if "upstream_ca" in document.values:
+        config = replace(config, upstream_ca=_paths(document, "upstream_ca"))
+    # mypy cannot know that every other field is a path.
+    paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key != "upstream_ca"}
+    return replace(config, **paths)
+
+
+def _path(document: Mapping, key: str) -> Path:
+    value = document.values[key]
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise PolicyError((document.problem(key, f"{key} is not an absolute path"),))
+    return Path(value)
+
+
+def _paths(document: Mapping, key: str) -> tuple[Path, ...]:
+    value = document.values[key]
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.startswith("/") for item in value):
+        raise PolicyError((document.problem(key, f"{key} is not a list of absolute paths"),))
+    return tuple(Path(item) for item in value)
+
+
+def resolvers(resolv_conf: Path) -> tuple[str, ...]:
+    """The `nameserver` lines (resolv.conf(5)); HostError when there is none, since guests could resolve nothing."""
+    try:
+        lines = resolv_conf.read_text().splitlines()
+    except OSError as error:
+        raise HostError(f"cannot read {resolv_conf}: {error.strerror}") from error
+    found = tuple(words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver")
+    if not found:
+        raise HostError(f"{resolv_conf} names no resolver", "add a `nameserver ADDRESS` line")
+    return found

@@ -1,0 +1,84 @@
+"""All workspaces of this host: found at start, made, deleted, and stopped when the agent goes down."""
+
+import asyncio
+import contextlib
+import logging
+from datetime import UTC, datetime
+
+from microagent.agent.services import Services
+from microagent.agent.supervisor import Supervisor
+from microagent.audit.record import timestamp
+from microagent.errors import ApiError, HostError
+from microagent.pki.ca import create_ca
+from microagent.workspace.record import Record
+from microagent.workspace.spec import WorkspaceSpec
+
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """Supervisors by workspace name."""
+
+    def __init__(self, services: Services, records: list[Record]) -> None:
+        self.services = services
+        self._closing = False
+        self._all = {record.name: Supervisor(services, record, self._over) for record in records}
+
+    def all(self) -> list[Supervisor]:
+        """Every workspace, by name."""
+        return [self._all[name] for name in sorted(self._all)]
+
+    def get(self, name: str) -> Supervisor:
+        """The workspace; ApiError `not_found`, or HostError when its files are damaged."""
+        if name not in self._all:
+            self.services.store.load(name)
+            raise HostError(f"workspace {name} was not there when the agent started", "restart the agent")
+        return self._all[name]
+
+    async def create(self, spec: WorkspaceSpec) -> Supervisor:
+        """Makes a workspace, with its image at hand and a CA of its own."""
+        self.check_new(spec)
+        image = await self.services.images.resolve(spec.image)
+        now = datetime.now(UTC)
+        record = self.services.store.create(spec, create_ca(spec.name, now), timestamp(now))
+        log.info("workspace=%s state=created image=%s", spec.name, image.digest)
+        supervisor = self._all[spec.name] = Supervisor(self.services, record, self._over)
+        return supervisor
+
+    def check_new(self, spec: WorkspaceSpec) -> None:
+        """ApiError when a workspace of that name cannot be made now."""
+        if self._closing:
+            raise ApiError("busy", "the agent is going down", "try again in a moment")
+        if spec.name in self.services.store.names():
+            hint = f"choose another name, or `microagent delete {spec.name}`"
+            raise ApiError("conflict", f"workspace {spec.name} exists already", hint)
+
+    async def delete(self, name: str, *, force: bool) -> bool:
+        """Removes a workspace and its files; False when there was none. A running one only with `force`."""
+        supervisor = self._all.get(name)
+        if supervisor and supervisor.live:
+            if not force:
+                hint = f"`microagent stop {name}` first, or delete it with --force"
+                raise ApiError("conflict", f"workspace {name} is {supervisor.record.state}", hint)
+            await supervisor.kill()
+        self._all.pop(name, None)
+        removed = self.services.store.remove(name)
+        return removed or supervisor is not None
+
+    async def close(self) -> None:
+        """Stops every workspace, all at once, each within its grace period."""
+        self._closing = True
+        await asyncio.gather(*(self._stop(supervisor) for supervisor in self.all() if supervisor.live))
+
+    async def _stop(self, supervisor: Supervisor) -> None:
+        # One that is stopping already only needs waiting for.
+        with contextlib.suppress(ApiError):
+            await supervisor.stop()
+        await supervisor.ended()
+
+    def _over(self, supervisor: Supervisor) -> None:
+        """An ephemeral workspace goes with its run, whoever started it and whether they are still there."""
+        if supervisor.record.spec.ephemeral:
+            self._all.pop(supervisor.record.name, None)
+            self.services.store.remove(supervisor.record.name)
+            log.info("workspace=%s state=deleted", supervisor.record.name)

@@ -1,0 +1,84 @@
+"""One function a route: read the request, call the fleet, shape the answer."""
+
+import json
+from typing import Any
+
+from aiohttp import web
+
+from microagent import __version__
+from microagent.agent.fleet import Fleet
+from microagent.agent.status import brief, status
+from microagent.agent.supervisor import Supervisor
+from microagent.api.names import checked_name
+from microagent.errors import ApiError
+from microagent.workspace.spec import from_json
+
+FLEET: web.AppKey[Fleet] = web.AppKey("fleet", Fleet)
+
+
+async def about(request: web.Request) -> web.Response:
+    """Who answers."""
+    config = request.app[FLEET].services.config
+    return web.json_response({"version": __version__, "state_dir": str(config.state_dir)})
+
+
+async def index(request: web.Request) -> web.Response:
+    """All workspaces."""
+    everything = [brief(supervisor, supervisor.denied) for supervisor in request.app[FLEET].all()]
+    return web.json_response({"workspaces": everything})
+
+
+async def create(request: web.Request) -> web.Response:
+    """Makes a workspace; with `?dry_run=1` says what it would be."""
+    fleet = request.app[FLEET]
+    spec = from_json(await json_body(request))
+    if request.query.get("dry_run") == "1":
+        fleet.check_new(spec)
+        return web.json_response(spec.to_json())
+    return web.json_response(await status(fleet.services, await fleet.create(spec)), status=201)
+
+
+async def show(request: web.Request) -> web.Response:
+    """One workspace."""
+    return web.json_response(await status(request.app[FLEET].services, named(request)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Removes a workspace; one that is not there is no error."""
+    name = checked_name(request.match_info["name"])
+    deleted = await request.app[FLEET].delete(name, force=request.query.get("force") == "1")
+    return web.json_response({"name": name, "deleted": deleted})
+
+
+async def start(request: web.Request) -> web.Response:
+    """Starts a workspace; the answer comes when the guest runs."""
+    supervisor = named(request)
+    await supervisor.start()
+    return web.json_response(brief(supervisor, supervisor.denied))
+
+
+async def stop(request: web.Request) -> web.Response:
+    """Stops a workspace; the answer comes when nothing of it runs, and says whether it had to be ended."""
+    supervisor = named(request)
+    forced = await supervisor.stop()
+    return web.json_response({**brief(supervisor, supervisor.denied), "forced": forced})
+
+
+async def kill(request: web.Request) -> web.Response:
+    """Ends a workspace at once; the answer comes when nothing of it runs."""
+    supervisor = named(request)
+    await supervisor.kill()
+    return web.json_response(brief(supervisor, supervisor.denied))
+
+
+def named(request: web.Request) -> Supervisor:
+    """The workspace in the request's path."""
+    return request.app[FLEET].get(checked_name(request.match_info["name"]))
+
+
+async def json_body(request: web.Request) -> Any:
+    """The request's JSON; ApiError `invalid` when it is none."""
+    try:
+        return await request.json()
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError("invalid", "the request's body is not JSON") from error

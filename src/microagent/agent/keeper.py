@@ -1,0 +1,71 @@
+"""Keeps one workspace mediated: replaces a mediator that died, puts back rules that were changed.
+
+A dead mediator means no egress, not open egress: its sockets stay with the agent, and what comes waits or is refused.
+Connections it held are gone; the guest sees them end. The next mediator finds the log unfinished and records the gap.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from microagent.agent.mediators import Mediator
+from microagent.errors import HostError
+from microagent.host.network import Network
+
+log = logging.getLogger(__name__)
+
+# Seconds to wait before each new attempt. The first comes at once, and all but the last within the contract's 3 s;
+# a mediator that dies this often in a row has a cause that another attempt will not remove.
+_DELAYS = (0.0, 0.2, 0.6, 1.2, 3.0)
+# A mediator that lived this long was not part of a row.
+_SETTLED = 60.0
+# Changed rules are put back within 2 s (contract 11).
+_PATROL = 1.0
+
+
+@dataclass
+class Keeper:
+    """Watches one mediator and one network, from the moment the first mediator is ready."""
+
+    workspace: str
+    network: Network
+    mediator: Mediator
+    spawn: Callable[[], Awaitable[Mediator]]
+    replaced: Callable[[], None] = lambda: None
+    _born: float = field(default_factory=monotonic)
+    _failures: int = 0
+
+    async def keep(self) -> None:
+        """Runs until it is cancelled. HostError when the workspace can no longer be mediated; its tap is down then."""
+        try:
+            while True:
+                await asyncio.wait([self.mediator.ended], timeout=_PATROL)
+                if self.mediator.ended.done():
+                    await self._replace(self.mediator.ended.result())
+                elif await asyncio.to_thread(self.network.repair):
+                    log.warning("rules repaired workspace=%s", self.workspace)
+        except (HostError, OSError) as error:
+            with contextlib.suppress(HostError, OSError):
+                await asyncio.to_thread(self.network.lower_tap)
+            raise HostError(f"workspace {self.workspace} cannot be mediated: {error}") from error
+
+    async def _replace(self, reason: str) -> None:
+        log.warning("mediator ended workspace=%s pid=%d reason=%r", self.workspace, self.mediator.pid, reason)
+        if monotonic() - self._born > _SETTLED:
+            self._failures = 0
+        while self._failures < len(_DELAYS):
+            await asyncio.sleep(_DELAYS[self._failures])
+            self._failures += 1
+            try:
+                self.mediator = await self.spawn()
+            except (HostError, OSError) as error:
+                log.warning("mediator not started workspace=%s error=%r", self.workspace, str(error))
+                continue
+            self._born = monotonic()
+            self.replaced()
+            log.info("mediator replaced workspace=%s pid=%d", self.workspace, self.mediator.pid)
+            return
+        raise HostError(f"its mediator failed {self._failures} times in a row")

@@ -1,0 +1,104 @@
+"""The agent's process: one a state directory, from its lock to its last workspace stopped."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from microagent import __version__
+from microagent.agent.config import Config, load
+from microagent.agent.fleet import Fleet
+from microagent.agent.ledger import Ledger
+from microagent.agent.mediators import Nursery
+from microagent.agent.peers import group_id, listen
+from microagent.agent.server import application
+from microagent.agent.services import Services
+from microagent.agent.sweep import sweep
+from microagent.errors import HostError
+from microagent.guests.image import ImageStore
+from microagent.workspace.files import ensure_directory
+from microagent.workspace.store import Store
+
+log = logging.getLogger(__name__)
+
+# Connections that still stream when everything is stopped are cut after this many seconds.
+_LAST_WORDS = 1.0
+
+
+def main(config_file: Path | None = None) -> None:
+    """Runs until SIGTERM or SIGINT. HostError when it cannot start, PolicyError for a wrong configuration."""
+    if os.geteuid() != 0:
+        raise HostError("the agent needs root", "sudo microagent agent")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s", datefmt="%FT%T"
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    config = load(config_file)
+    os.umask(0o077)
+    ensure_directory(config.state_dir, 0o700)
+    # Members of the group must reach the socket, and nothing else in here is theirs to read.
+    ensure_directory(config.run_dir, 0o711)
+    with _alone(config.state_dir), _alone(config.run_dir):
+        asyncio.run(_serve(config))
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Holds the directory's lock; HostError when another agent does."""
+    fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(fd, 20).decode("ascii", "replace").strip()
+        raise HostError(f"another agent (pid {holder}) runs on {directory}", "one agent a state directory") from error
+    try:
+        os.truncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(fd)
+
+
+async def _serve(config: Config) -> None:
+    going_down = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, going_down.set)
+    async with _fleet(config) as fleet, AsyncExitStack() as last:
+        group = group_id()
+        runner = web.AppRunner(application(fleet, group), shutdown_timeout=_LAST_WORDS)
+        await runner.setup()
+        last.push_async_callback(runner.cleanup)
+        sock = listen(config.socket, group)
+        last.callback(config.socket.unlink, missing_ok=True)
+        await web.SockSite(runner, sock).start()
+        log.info("ready version=%s pid=%d socket=%s", __version__, os.getpid(), config.socket)
+        await going_down.wait()
+        log.info("going down")
+        await fleet.close()
+
+
+@asynccontextmanager
+async def _fleet(config: Config) -> AsyncIterator[Fleet]:
+    async with AsyncExitStack() as stack:
+        store = Store(config.state_dir)
+        stack.callback(store.close)
+        ledger = Ledger(config.run_dir)
+        stack.callback(ledger.close)
+        nursery = await Nursery.start(_pem_texts(config.upstream_ca))
+        stack.push_async_callback(nursery.close)
+        images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
+        services = Services(config, store, ledger, nursery, images)
+        yield Fleet(services, await asyncio.to_thread(sweep, services))
+
+
+def _pem_texts(files: tuple[Path, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(file.read_text("ascii") for file in files)
+    except (OSError, UnicodeDecodeError) as error:
+        raise HostError(f"cannot read upstream_ca: {error}") from error

@@ -1,0 +1,173 @@
+"""The agent's side of the mediators: the nursery that forks them, and the line to each one.
+
+A mediator's line ends when the mediator does, however it ended: that is how its death is noticed, at once.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from microagent.api.control import Assembler, MediatorSettings, Message, encode, receive, send
+from microagent.errors import HostError
+from microagent.host.sockets import MediatorSockets
+
+# What the kernel dropped since it was last asked: class -> (packets, bytes).
+Drops: TypeAlias = Callable[[], dict[str, tuple[int, int]]]
+
+_READY_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+# Counters are read at most this often, however much is dropped.
+_COUNT_SECONDS = 1.0
+
+
+class Nursery:
+    """The process that mediators are forked from."""
+
+    def __init__(self, process: asyncio.subprocess.Process, line: socket.socket) -> None:
+        self._process = process
+        self._line = line
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def start(cls, upstream_ca: tuple[str, ...] = ()) -> "Nursery":
+        """Start it; `upstream_ca` are PEM texts to trust besides the system's roots. HostError when it fails."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "microagent.mediator.nursery", stdin=theirs.fileno(), env=_environment()
+            )
+        nursery = cls(process, ours)
+        try:
+            await nursery._ask({"upstream_ca": list(upstream_ca)}, ())
+        except (OSError, TypeError) as error:
+            await nursery.close()
+            raise HostError(f"the mediators' parent process did not start: {error}") from error
+        return nursery
+
+    async def spawn(
+        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, drops: Drops
+    ) -> "Mediator":
+        """Fork a mediator and wait until it is ready to decide. HostError when it does not come up."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = (theirs.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
+            answer = await self._ask({"spawn": settings.to_message()}, descriptors)
+        mediator = Mediator(int(answer["pid"]), ours, drops)
+        await mediator.start()
+        return mediator
+
+    async def close(self) -> None:
+        """End it; mediators that live notice nothing."""
+        self._line.close()
+        await self._process.wait()
+
+    async def _ask(self, message: Message, descriptors: tuple[int, ...]) -> Message:
+        def exchange() -> Message:
+            send(self._line, message, descriptors)
+            answer = receive(self._line)
+            if answer is None:
+                raise ConnectionError("the mediators' parent process is gone")
+            return answer[0]
+
+        async with self._lock:
+            return await asyncio.to_thread(exchange)
+
+
+class Mediator:
+    """One mediator. `ended` is resolved with a word about why, when its process is gone."""
+
+    def __init__(self, pid: int, line: socket.socket, drops: Drops) -> None:
+        self.pid = pid
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._socket = line
+        self._drops = drops
+        self._writer: asyncio.StreamWriter | None = None
+        self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping = ""
+
+    async def start(self) -> None:
+        """Wait until it is ready."""
+        reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        self._keep(self._listen(reader))
+        answer = await self._answer(_READY_SECONDS)
+        if "ready" not in answer:
+            raise HostError("the mediator did not start", "the agent's log has its last words")
+
+    async def reconfigure(self, settings: MediatorSettings) -> str:
+        """Apply new settings; returns the policy's digest once the mediator decides by it."""
+        await self._send({"settings": settings.to_message()})
+        return str((await self._answer(_READY_SECONDS)).get("reconfigured", ""))
+
+    async def record(self, event: str, fields: dict[str, Any]) -> None:
+        """Have a fact of the agent's written into the log."""
+        await self._send({"record": {"event": event, "fields": fields}})
+
+    async def stop(self, why: str = "stopped") -> None:
+        """Let it write what the kernel counted and its last record; kill it if that takes too long."""
+        if self.ended.done():
+            return
+        self._stopping = why
+        try:
+            await self._send({"drops": await asyncio.to_thread(self._drops)})
+            await self._send({"stop": why})
+            await asyncio.wait_for(asyncio.shield(self.ended), _STOP_SECONDS)
+        except (TimeoutError, OSError):
+            self.kill()
+            await self.ended
+
+    def kill(self) -> None:
+        """End it without a word."""
+        if not self.ended.done():
+            os.kill(self.pid, 9)
+
+    # --- the line
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        messages = Assembler()
+        try:
+            while data := await reader.read(1 << 16):
+                for message in messages.feed(data):
+                    if "drops" in message:
+                        self._keep(self._count())
+                    else:
+                        self._answers.put_nowait(message)
+        except OSError:
+            pass
+        assert self._writer is not None  # noqa: S101  (start made it)
+        self._writer.close()
+        self._answers.put_nowait({"gone": True})
+        self.ended.set_result(self._stopping or "died")
+
+    async def _count(self) -> None:
+        """Answer with what was dropped, not more than once in _COUNT_SECONDS."""
+        await asyncio.sleep(_COUNT_SECONDS)
+        if not self.ended.done() and not self._stopping:
+            await self._send({"drops": await asyncio.to_thread(self._drops)})
+
+    async def _answer(self, seconds: float) -> Message:
+        try:
+            return await asyncio.wait_for(self._answers.get(), seconds)
+        except TimeoutError:
+            self.kill()
+            raise HostError(f"the mediator (pid {self.pid}) does not answer") from None
+
+    async def _send(self, message: Message) -> None:
+        if self._writer is None or self.ended.done():
+            raise ConnectionError("the mediator is gone")
+        self._writer.write(encode(message))
+        await self._writer.drain()
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _environment() -> dict[str, str]:
+    """What Python needs, and nothing of the agent's own environment."""
+    wanted = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "LANG")
+    return {name: os.environ[name] for name in wanted if name in os.environ}

@@ -1,0 +1,56 @@
+"""Who may speak to the agent: root, and the group `microagent`, as the kernel vouches for them.
+
+The socket's mode (0660, that group) is the first lock. This is the second, for a socket whose mode somebody loosened.
+"""
+
+import grp
+import os
+import socket
+import struct
+from pathlib import Path
+
+from microagent.errors import HostError
+
+GROUP = "microagent"
+_UCRED = struct.Struct("=iII")
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; the Python module has no name for it
+_MAX_GROUPS = 65536  # NGROUPS_MAX
+
+
+def group_id() -> int | None:
+    """The gid of the group `microagent`, None when the machine has none (then only root may)."""
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return None
+
+
+def may_speak(peer: socket.socket, group: int | None) -> bool:
+    """Whether the process that connected was root or in the group."""
+    _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid == 0:
+        return True
+    if group is None:
+        return False
+    packed = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
+    groups = struct.unpack(f"={len(packed) // 4}I", packed)
+    return group in (gid, *groups)
+
+
+def listen(path: Path, group: int | None) -> socket.socket:
+    """The agent's listening socket, 0660; a dead agent's socket file is replaced."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # bind(2) makes the file with the process's umask: nobody may connect before mode and group are right.
+    umask = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+        os.chown(path, 0, -1 if group is None else group)
+        path.chmod(0o660)
+    except OSError as error:
+        sock.close()
+        raise HostError(f"cannot listen on {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(umask)
+    sock.listen(128)
+    return sock

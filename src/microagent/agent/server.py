@@ -1,0 +1,74 @@
+"""The HTTP server on the unix socket: who may ask, what is where, how errors look."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from microagent.agent import attach, handlers, streams
+from microagent.agent.fleet import Fleet
+from microagent.agent.handlers import FLEET
+from microagent.agent.peers import may_speak
+from microagent.api import messages
+from microagent.api.errors import STATUS, code_of, to_json
+from microagent.errors import ApiError, HostError, MicroagentError
+
+log = logging.getLogger(__name__)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# A policy of 100 000 entries is about 10 MB of JSON.
+_LARGEST_BODY = 64 << 20
+
+
+def application(fleet: Fleet, group: int | None) -> web.Application:
+    """The agent's API."""
+    app = web.Application(middlewares=[_errors, _peers(group)], client_max_size=_LARGEST_BODY)
+    app[FLEET] = fleet
+    one = messages.workspace_path("{name}")
+    app.add_routes(
+        [
+            web.get(messages.AGENT, handlers.about),
+            web.get(messages.WORKSPACES, handlers.index),
+            web.post(messages.WORKSPACES, handlers.create),
+            web.get(one, handlers.show),
+            web.delete(one, handlers.delete),
+            web.post(f"{one}/start", handlers.start),
+            web.post(f"{one}/stop", handlers.stop),
+            web.post(f"{one}/kill", handlers.kill),
+            web.get(f"{one}/egress", streams.egress),
+            web.get(f"{one}/logs", streams.logs),
+            web.get(messages.RUN, attach.run),
+        ]
+    )
+    return app
+
+
+def _peers(group: int | None) -> Middleware:
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        peer = request.get_extra_info("socket")
+        if peer is None or not may_speak(peer, group):
+            raise ApiError("forbidden", "you may not use this agent", "root and the group microagent may")
+        return await handler(request)
+
+    return check
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except MicroagentError as error:
+        failure = error
+    except web.HTTPException as error:
+        failure = ApiError("not_found" if error.status == 404 else "invalid", f"{request.path}: {error.reason}")
+    except OSError as error:
+        if request.transport is None:
+            raise
+        failure = HostError(str(error))
+    except Exception:
+        log.exception("unexpected path=%s", request.path)
+        failure = ApiError("internal", "the agent made a mistake", "its log has the details")
+    return web.json_response(to_json(failure), status=STATUS.get(code_of(failure), 500))

@@ -1,0 +1,172 @@
+"""The lifecycle of one workspace.
+
+How this works: one task is one life, from start to the last thing undone. Wishes (stop, kill) only nudge that task
+and wait for it; the table in workspace.states says which wish fits when. So there is one place where things end,
+however they end: the guest's command is over, it was stopped, the mediator could not be kept, the agent goes down.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from microagent.agent.bringup import Life, bring_up
+from microagent.agent.output import Sink
+from microagent.agent.services import Services
+from microagent.agent.summary import denied
+from microagent.audit.record import timestamp
+from microagent.errors import ApiError, HostError, MicroagentError
+from microagent.workspace.record import Record
+from microagent.workspace.states import LIVE, Event, State, after
+from microagent.workspace.store import EGRESS
+
+if TYPE_CHECKING:
+    from microagent.api.messages import Denied
+
+log = logging.getLogger(__name__)
+
+# How long a guest may take to shut down when asked (contract: then it is ended, and the answer says so).
+GRACE = 10.0
+
+
+class Supervisor:
+    """One workspace. `over` is told when a life has ended and everything of it is undone."""
+
+    def __init__(self, services: Services, record: Record, over: Callable[["Supervisor"], None]) -> None:
+        self.record = record
+        self.life: Life | None = None
+        self.denied: Denied = {"count": 0, "hosts": []}
+        self._services = services
+        self._over = over
+        self._task: asyncio.Task[None] | None = None
+        self._failure: MicroagentError | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it has, or is about to have, processes."""
+        return self.record.state in LIVE
+
+    async def start(self, sink: Sink | None = None) -> Life:
+        """Starts it and returns when the guest runs. The reason why it does not is raised."""
+        self._enter(Event.START, reason="", exit_code=None, started=_now())
+        self._failure = None
+        ready: asyncio.Future[Life] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._live(ready, sink), name=f"workspace {self.record.name}")
+        self._task.add_done_callback(lambda _: ready.cancel())
+        await asyncio.wait([ready])
+        if not ready.cancelled():
+            return ready.result()
+        raise self._failure or ApiError("conflict", f"workspace {self.record.name} was stopped while it started")
+
+    async def stop(self) -> bool:
+        """Asks the guest to shut down; True when it had to be ended after the grace period."""
+        life = self.life
+        self._enter(Event.STOP, reason="stopped")
+        forced = False
+        if life is None:
+            self._cancel()
+        else:
+            await life.guest.shutdown(GRACE)
+            try:
+                await asyncio.wait_for(self.ended(), GRACE)
+            except TimeoutError:
+                forced = True
+                life.guest.kill()
+        await self.ended()
+        if forced:
+            self._note(reason=f"did not shut down within {GRACE:.0f} s and was ended")
+        return forced
+
+    async def kill(self) -> None:
+        """Ends it at once; fine when it has ended already."""
+        if self.record.state in (State.STARTING, State.RUNNING):
+            starting = self.record.state is State.STARTING
+            self._enter(Event.STOP, reason="killed")
+            if starting:
+                self._cancel()
+        if self.life:
+            self.life.guest.kill()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Waits until a life that is going on is over and undone."""
+        if self._task:
+            await asyncio.wait([self._task])
+
+    async def _live(self, ready: "asyncio.Future[Life]", sink: Sink | None) -> None:
+        try:
+            async with AsyncExitStack() as undo:
+                life = await bring_up(self._services, self.record, sink, undo)
+                self.record, self.life = replace(life.record, state=self.record.state), life
+                self._enter(Event.UP)
+                ready.set_result(life)
+                code = await self._until_over(life)
+                if self.record.state is State.RUNNING:
+                    self._enter(Event.OVER, reason=f"the command ended with {code}", exit_code=code)
+            self._enter(Event.DOWN)
+        except asyncio.CancelledError:
+            self._enter(Event.DOWN)
+        except (MicroagentError, OSError) as error:
+            self._fail(error if isinstance(error, MicroagentError) else HostError(str(error)))
+        except Exception:
+            log.exception("unexpected workspace=%s", self.record.name)
+            self._fail(HostError("the agent made a mistake; its log has the details"))
+        finally:
+            self.life = None
+            await self._sum_up()
+            self._over(self)
+
+    async def _until_over(self, life: Life) -> int | None:
+        """The guest's exit code; None when it was ended on purpose. HostError when it or its mediator failed."""
+        keeping = asyncio.create_task(life.keeper.keep())
+        waiting = asyncio.create_task(life.guest.wait())
+        try:
+            await asyncio.wait([keeping, waiting], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                keeping.result()
+            code = await waiting
+            await life.output
+            return code
+        except HostError:
+            if self.record.state is State.STOPPING:
+                return None
+            raise
+        finally:
+            for task in (keeping, waiting):
+                task.cancel()
+            await asyncio.wait([keeping, waiting])
+
+    async def _sum_up(self) -> None:
+        path = self._services.store.path(self.record.name, EGRESS)
+        with contextlib.suppress(OSError):
+            self.denied = await asyncio.to_thread(denied, path, self.record.started or "")
+
+    def _cancel(self) -> None:
+        if self._task:
+            self._task.cancel()
+
+    def _fail(self, error: MicroagentError) -> None:
+        self._failure = error
+        log.error("failed workspace=%s reason=%r", self.record.name, error.what)
+        self._enter(Event.FAIL, reason=error.what)
+
+    def _enter(self, event: Event, **changes: object) -> None:
+        state = after(self.record.state, event)
+        log.info("workspace=%s state=%s", self.record.name, state)
+        self._note(state=state, **changes)
+
+    def _note(self, **changes: object) -> None:
+        """The new facts count even when the disk is full: processes must be ended all the same."""
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        try:
+            self._services.store.save(self.record)
+        except (HostError, OSError) as error:
+            log.error("not saved workspace=%s reason=%r", self.record.name, str(error))
+
+
+def _now() -> str:
+    return timestamp(datetime.now(UTC))

@@ -1,0 +1,101 @@
+"""Messages between the agent, the nursery and the mediators: JSON objects over a unix stream socket.
+
+A message is four bytes of length, big endian, and that many bytes of JSON. Descriptors ride on the length.
+"""
+
+import json
+import socket
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+Message: TypeAlias = dict[str, Any]
+
+# A policy of 100 000 entries is about 10 MB of JSON; more than this is a mistake, or an attack on the agent.
+MAX_MESSAGE = 64 << 20
+MAX_DESCRIPTORS = 16
+_LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class MediatorSettings:
+    """All that a mediator is told: it reads no file of the host's."""
+
+    workspace: str
+    mode: str
+    entries: tuple[dict[str, str], ...]
+    ca_cert: str
+    ca_key: str
+    resolvers: tuple[str, ...]
+    host_addresses: tuple[str, ...] = ()
+    uid: int = 65534
+    changed_by: str = ""
+
+    def to_message(self) -> Message:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Message) -> "MediatorSettings":
+        """From JSON; TypeError when a field is missing or unknown."""
+        lists = {k: tuple(v) for k, v in message.items() if isinstance(v, list)}
+        return cls(**{**message, **lists})
+
+
+def encode(message: Message) -> bytes:
+    """One message as bytes."""
+    payload = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def send(sock: socket.socket, message: Message, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one message, blocking; the descriptors are duplicated into the receiver."""
+    data = encode(message)
+    sent = socket.send_fds(sock, [data[: _LENGTH.size]], list(descriptors))
+    sock.sendall(data[sent:])
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """Receive one message, blocking; None at the end of the stream. ConnectionError when it ends in the middle."""
+    head, descriptors, _, _ = socket.recv_fds(sock, _LENGTH.size, MAX_DESCRIPTORS)
+    if not head:
+        return None
+    head += _receive_exactly(sock, _LENGTH.size - len(head))
+    message: Message = json.loads(_receive_exactly(sock, _checked_length(head)))
+    return message, descriptors
+
+
+class Assembler:
+    """Messages out of chunks as they come, for ends that never block."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes."""
+        self._buffer += data
+        messages: list[Message] = []
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _checked_length(bytes(self._buffer[: _LENGTH.size]))
+            if len(self._buffer) < end:
+                break
+            messages.append(json.loads(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+        return messages
+
+
+def _checked_length(head: bytes) -> int:
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_MESSAGE:
+        raise ConnectionError(f"a message of {length} bytes")
+    return int(length)
+
+
+def _receive_exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        chunk = sock.recv(min(count - len(data), 1 << 20))
+        if not chunk:
+            raise ConnectionError("the stream ended inside a message")
+        data += chunk
+    return bytes(data)

@@ -1,0 +1,89 @@
+"""Asking the agent, and starting one when root finds none."""
+
+import os
+import socket as socketlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from microagent.cli.output import DEFAULT_SOCKET, Settings, note
+from microagent.errors import ApiError
+
+T = TypeVar("T")
+
+# A fresh agent sweeps what an earlier one left, then listens; it takes about a second.
+_READY_WITHIN = 20.0
+_OTHER_READY_WITHIN = 3.0
+_LOG = "agent.log"
+
+
+def ask(
+    settings: Settings,
+    method: str,
+    path: str,
+    body: object = None,
+    query: Mapping[str, str] | None = None,
+) -> Any:
+    """The agent's answer as JSON."""
+    from microagent.api.client import call
+
+    return with_agent(settings, lambda: call(settings.socket, method, path, body, query))
+
+
+def with_agent(settings: Settings, work: Callable[[], T]) -> T:
+    """What `work` returns; when no agent answers it, and we may, one is started and `work` is tried once more."""
+    from microagent.api.client import NoAgent
+
+    try:
+        return work()
+    except NoAgent:
+        if settings.socket != DEFAULT_SOCKET:
+            raise
+        if os.geteuid() != 0:
+            hint = "run it with sudo: root starts an agent by itself"
+            raise ApiError("no_agent", f"no agent runs on this machine ({settings.socket})", hint) from None
+    _start_agent(settings.socket)
+    return work()
+
+
+def _start_agent(socket: Path) -> None:
+    """Starts an agent that outlives this command, and waits until it listens."""
+    run_dir = socket.parent
+    run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    log = run_dir / _LOG
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        # -P: a daemon of root's must not import what lies in the directory this happens to be called from.
+        agent = subprocess.Popen(
+            [sys.executable, "-P", "-m", "microagent.cli", "agent"],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=fd,
+            stderr=fd,
+            start_new_session=True,
+        )
+    finally:
+        os.close(fd)
+    note(f"no agent was running: started one (pid {agent.pid}, log {log})")
+    end = time.monotonic() + _READY_WITHIN
+    while not _answers(socket):
+        if agent.poll() is not None:
+            # Another command may have started one in the same moment, and that one has the lock.
+            end = min(end, time.monotonic() + _OTHER_READY_WITHIN)
+        if time.monotonic() > end:
+            what = f"the agent did not start: {_last_line(log)}"
+            raise ApiError("no_agent", what, f"see {log}, and microagent doctor")
+        time.sleep(0.05)
+
+
+def _answers(path: Path) -> bool:
+    with socketlib.socket(socketlib.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return next((line for line in reversed(lines) if not line.startswith("hint:")), "it wrote nothing")

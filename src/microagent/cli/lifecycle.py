@@ -1,0 +1,69 @@
+"""`start`, `stop`, `kill`, `delete`: wishes about one workspace."""
+
+from typing import Any
+
+import click
+
+from microagent.cli.agent_call import ask
+from microagent.cli.output import Settings, json_option, note, say, say_json
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def start(settings: Settings, name: str) -> None:
+    """Start a workspace, with the settings it was created with."""
+    answer = _act(settings, name, "start")
+    if not settings.json and answer["egress"]["mode"] == "off":
+        note("warning: egress is off: nothing this workspace sends is mediated or recorded")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def stop(settings: Settings, name: str) -> None:
+    """Ask a workspace to shut down; end it when it has not after 10 s."""
+    answer = _act(settings, name, "stop")
+    if not settings.json and answer["forced"]:
+        note(f"{name} did not shut down within 10 s and was ended")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def kill(settings: Settings, name: str) -> None:
+    """End a workspace at once."""
+    _act(settings, name, "kill")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="End it first when it runs.")
+@json_option
+@click.pass_obj
+def delete(settings: Settings, name: str, force: bool) -> None:
+    """Delete a workspace, its record of egress and everything in it."""
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    path = workspace_path(checked_name(name))
+    answer = ask(settings, "DELETE", path, query={"force": "1"} if force else None)
+    if settings.json:
+        say_json(answer)
+    else:
+        say(f"{name}: deleted" if answer["deleted"] else f"{name}: there is no such workspace, nothing to delete")
+
+
+def _act(settings: Settings, name: str, wish: str) -> dict[str, Any]:
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    answer: dict[str, Any] = ask(settings, "POST", workspace_path(checked_name(name), wish))
+    if settings.json:
+        say_json(answer)
+    else:
+        say(f"{name}: {answer['state']}")
+    return answer

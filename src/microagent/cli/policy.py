@@ -1,0 +1,81 @@
+"""`policy check` and `policy explain`: the engine that decides in mediators, asked from the command line."""
+
+from typing import Any
+
+import click
+
+from microagent.cli.agent_call import ask
+from microagent.cli.egress_options import read_policy
+from microagent.cli.output import Settings, json_option, note, say, say_json, table
+
+
+@click.group()
+@json_option
+def policy() -> None:
+    """Check and explain policies."""
+
+
+@policy.command()
+@click.argument("file")
+@json_option
+@click.pass_obj
+def check(settings: Settings, file: str) -> None:
+    """Read a policy file as `create` and `run` would; say what is in it, or all that is wrong."""
+    from microagent.policy.model import Policy, Verb
+
+    entries = read_policy(file)
+    found = Policy(entries)
+    by_verb = {verb.value: [entry.text for entry in entries if entry.verb is verb] for verb in Verb}
+    if settings.json:
+        say_json({"file": file, **by_verb, "digest": found.digest, "warnings": list(found.warnings)})
+        return
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    counts = ", ".join(f"{len(texts)} {verb}" for verb, texts in by_verb.items())
+    say(f"{file}: fine, {counts}, digest {found.digest}")
+
+
+@policy.command()
+@click.option("--policy", "file", metavar="FILE", help="Ask this policy instead of a workspace's.")
+@click.option("--mode", metavar="MODE", help="With --policy: guarded (default) or strict.")
+@click.argument("words", nargs=-1, metavar="[NAME] TARGET")
+@json_option
+@click.pass_obj
+def explain(settings: Settings, file: str | None, mode: str | None, words: tuple[str, ...]) -> None:
+    """Say what would happen to TARGET (a name, an address, host:port, a URL), and why.
+
+    Asks the policy of workspace NAME, or the one in --policy FILE.
+    """
+    from microagent.decision.engine import Engine
+    from microagent.decision.explain import explain as ask_engine
+    from microagent.policy.model import Mode, Policy
+    from microagent.policy.parse import entries_from_json
+
+    if len(words) != (1 if file is not None else 2):
+        raise click.UsageError("give a workspace's NAME and a TARGET, or --policy FILE and a TARGET")
+    if file is not None:
+        engine = Engine(Mode.parse(mode or ""), Policy(read_policy(file)))
+    elif mode is not None:
+        raise click.UsageError("--mode goes with --policy; a workspace has its own")
+    else:
+        stored = _stored(settings, words[0])
+        engine = Engine(Mode.parse(stored["mode"]), Policy(entries_from_json(stored["entries"])))
+    answer: dict[str, Any] = ask_engine(engine, words[-1])
+    if settings.json:
+        say_json(answer)
+    else:
+        table(("FIELD", "VALUE"), [(key, _shown(value)) for key, value in answer.items() if value not in (None, "")])
+
+
+def _stored(settings: Settings, name: str) -> dict[str, Any]:
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name)))["egress"]
+    return egress
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {part}" for key, part in value.items() if part not in (None, ""))
+    return str(value)

@@ -1,0 +1,28 @@
+"""`agent` and `demo`: other programs that are started through the same command.
+
+They are found by name and not imported here, because the CLI is no part of either: it speaks to the agent through the
+API alone, and the demo is a user of the CLI.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from microagent.cli.output import json_option
+
+
+@click.command()
+@click.option("--config", metavar="FILE", help="The configuration (default: /etc/microagent/agent.yaml, if there).")
+@json_option
+def agent(config: str | None) -> None:
+    """Run the host agent in the foreground until SIGTERM."""
+    import_module("microagent.agent.main").main(Path(config) if config else None)
+
+
+@click.command()
+@json_option
+def demo() -> None:
+    """Watch a real guest try to get out, in a made-up internet."""
+    sys.exit(import_module("microagent.demo.run").main())

@@ -1,0 +1,66 @@
+"""`run`: a new workspace for one command."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from microagent.cli.agent_call import with_agent
+from microagent.cli.egress_options import egress_json, egress_options
+from microagent.cli.output import Settings, json_option, note
+from microagent.cli.settings import resource_options, settings_json
+
+if TYPE_CHECKING:
+    from microagent.api.messages import Denied
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@egress_options
+@click.option("--name", metavar="NAME", help="The workspace's name (default: a made-up one).")
+@click.option("--keep", is_flag=True, help="Keep the workspace and its record when the command has ended.")
+@resource_options
+@json_option
+@click.argument("image")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    name: str | None,
+    keep: bool,
+    image: str,
+    command: tuple[str, ...],
+    env: tuple[str, ...],
+    memory_mib: int | None,
+    cpus: int | None,
+    **egress: Any,
+) -> None:
+    """Run COMMAND in a new workspace made from IMAGE, and delete the workspace afterwards.
+
+    Exits with the command's own code, 128+N when signal N ended it.
+    """
+    import asyncio
+    import secrets
+
+    from microagent.api.names import checked_name
+    from microagent.cli.attached import attached
+
+    settings: Settings = context.obj
+    chosen = checked_name(name) if name is not None else f"run-{secrets.token_hex(4)}"
+    spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress))
+    spec["ephemeral"] = not keep
+    ended = with_agent(settings, lambda: asyncio.run(attached(settings.socket, spec)))
+    if settings.json:
+        # stdout is the command's own.
+        note(json.dumps({"name": chosen, "kept": keep, "exit_code": ended.code, "denied": ended.denied}))
+    elif ended.denied["count"]:
+        note(_refusals(ended.denied, chosen, keep))
+    context.exit(ended.code)
+
+
+def _refusals(denied: "Denied", name: str, kept: bool) -> str:
+    from microagent.audit.render import inert
+
+    count, hosts = denied["count"], ", ".join(map(inert, denied["hosts"]))
+    where = f"microagent egress {name} --denied" if kept else "run with --keep to keep the record"
+    return f"microagent: {count} {'request was' if count == 1 else 'requests were'} denied ({hosts}); {where}"

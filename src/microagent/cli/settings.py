@@ -1,0 +1,97 @@
+"""The settings of a new workspace: flags, and microagent.yaml below them."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from microagent.errors import ApiError, PolicyError, Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_KEYS = {"name", "image", "command", "env", "memory", "cpus"}
+
+_OPTIONS = (
+    click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable; K alone passes yours on."),
+    click.option("--memory", "memory_mib", type=int, metavar="MiB", help="Memory (default 1024)."),
+    click.option("--cpus", type=int, metavar="N", help="Processors (default 1)."),
+)
+
+
+def resource_options(command: F) -> F:
+    """-e, --memory and --cpus; the command gets env, memory_mib, cpus."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def settings_json(
+    name: str,
+    image: str | None,
+    command: Iterable[str],
+    env: Iterable[str],
+    memory_mib: int | None,
+    cpus: int | None,
+    egress: dict[str, Any],
+    file: str | None = None,
+) -> dict[str, Any]:
+    """The API's settings object: what flags leave out comes from the file, then from the agent's defaults."""
+    written = read_workspace_file(file) if file else {}
+    if written.pop("name", name) != name:
+        raise ApiError("invalid", f"{file} is for a workspace of another name than {name}", "leave `name:` out of it")
+    if "memory" in written:
+        written["memory_mib"] = written.pop("memory")
+    flags = {"image": image, "command": list(command) or None, "memory_mib": memory_mib, "cpus": cpus}
+    settings = written | {key: value for key, value in flags.items() if value is not None}
+    settings["env"] = {**written.get("env", {}), **_variables(env)}
+    if "image" not in settings:
+        raise ApiError("invalid", "no image is given", "--image IMAGE, or `image:` in --file")
+    settings["image"] = _image(settings["image"])
+    return {"name": name, "egress": egress, **settings}
+
+
+def read_workspace_file(file: str) -> dict[str, Any]:
+    """The mapping in a microagent.yaml. PolicyError when it is wrong, above all when it speaks of egress."""
+    from microagent.api.documents import decode
+
+    try:
+        text = Path(file).read_text()
+    except OSError as error:
+        raise ApiError("invalid", f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PolicyError((Problem("not UTF-8 text", "save the file as UTF-8", file),)) from error
+    document = decode(text, file, _KEYS, _elsewhere)
+    env = document.values.get("env", {})
+    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
+        raise PolicyError((document.problem("env", "env is not a mapping of text", 'write NAME: "value"'),))
+    return document.values
+
+
+def _elsewhere(key: str) -> tuple[str, str] | None:
+    """What to say about a key that belongs to the flags."""
+    if not key.lower().startswith("egress"):
+        return None
+    hint = "use the flags --egress, --egress-allow, --egress-passthrough and --egress-policy"
+    return f"{key!r}: egress is configured by flags and policy file, not here", hint
+
+
+def _variables(env: Iterable[str]) -> dict[str, str]:
+    variables = {}
+    for text in env:
+        name, given, value = text.partition("=")
+        if not name:
+            raise ApiError("invalid", f"-e {text!r} names no variable", "-e NAME=VALUE, or -e NAME")
+        if given:
+            variables[name] = value
+        elif name in os.environ:
+            variables[name] = os.environ[name]
+    return variables
+
+
+def _image(reference: str) -> str:
+    """A path is the caller's, so it is made absolute before the agent sees it; other references stay as they are."""
+    if reference.startswith((".", "/")):
+        return str(Path(reference).absolute())
+    return reference

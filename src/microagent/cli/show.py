@@ -1,0 +1,73 @@
+"""`ps` and `status`: what there is."""
+
+from typing import Any
+
+import click
+
+from microagent.cli.agent_call import ask
+from microagent.cli.output import Settings, json_option, say_json, table
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def ps(settings: Settings) -> None:
+    """List the workspaces."""
+    from microagent.api.messages import WORKSPACES
+
+    answer = ask(settings, "GET", WORKSPACES)
+    if settings.json:
+        say_json(answer)
+        return
+    rows = [
+        (one["name"], one["state"], one["egress"]["mode"], one["image"], _command(one), one["started"] or "")
+        for one in answer["workspaces"]
+    ]
+    table(("NAME", "STATE", "EGRESS", "IMAGE", "COMMAND", "STARTED"), rows)
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def status(settings: Settings, name: str) -> None:
+    """Show one workspace: state, settings, policy, processes, refusals."""
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    answer = ask(settings, "GET", workspace_path(checked_name(name)))
+    if settings.json:
+        say_json(answer)
+    else:
+        table(("FIELD", "VALUE"), _facts(answer))
+
+
+def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
+    """The answer as rows, those without a value left out."""
+    egress, denied = one["egress"], one["denied"]
+    facts = [
+        ("name", one["name"]),
+        ("state", one["state"]),
+        ("reason", one["reason"]),
+        ("image", one["image"]),
+        ("digest", one["digest"]),
+        ("command", _command(one)),
+        ("memory", f"{one['memory_mib']} MiB"),
+        ("cpus", one["cpus"]),
+        ("egress", egress["mode"]),
+        *((entry["verb"], f"{entry['entry']}  ({entry['origin']})") for entry in egress["entries"]),
+        ("policy", one["policy_digest"]),
+        ("created", one["created"]),
+        ("started", one["started"]),
+        ("exit code", one["exit_code"]),
+        ("mediator pid", one["mediator_pid"]),
+        ("guest pid", one["guest_pid"]),
+        ("denied", f"{denied['count']} {', '.join(denied['hosts'])}".rstrip()),
+    ]
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _command(one: dict[str, Any]) -> str:
+    import shlex
+
+    return shlex.join(one["command"])

@@ -1,0 +1,74 @@
+"""What a person asks about (`policy explain`, a name, host:port, URL or address) to a question. Nothing is looked up."""
+
+import re
+from ipaddress import ip_address
+from typing import Final, NoReturn
+
+from microagent.decision.engine import Proto, Question
+from microagent.errors import Malformed, PolicyError, Problem
+from microagent.policy.addresses import Address
+from microagent.policy.names import ascii_name
+
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[^/?#@]*@)?([^/?#]*)", re.IGNORECASE | re.ASCII)
+_PORT: Final = re.compile(r":([1-9][0-9]{0,4})", re.ASCII)
+_SCHEMES: Final = {
+    "https": (Proto.TLS, 443),
+    "wss": (Proto.TLS, 443),
+    "http": (Proto.HTTP, 80),
+    "ws": (Proto.HTTP, 80),
+    "ssh": (Proto.TCP, 22),
+}
+# Live flows are known by their first bytes; a question about a port has to guess.
+_PORTS: Final = {80: Proto.HTTP, 443: Proto.TLS, 8080: Proto.HTTP, 8443: Proto.TLS}
+_FORMS: Final = "a target is a name, host:port, a URL or an address: api.example.org, db.example.org:5432, 10.0.0.5"
+
+
+def parse_target(text: str) -> Question:
+    """The question a flow to `text` would put: TLS on port 443 where neither is said. Raises PolicyError."""
+    proto, port, host = None, None, text
+    if found := _URL.match(text):
+        host = found[2]
+        known = _SCHEMES.get(found[1].lower())
+        if known is not None:
+            proto, port = known
+    elif "://" in text:
+        _refuse(text, "is not a URL")
+    host, said = _split_port(host)
+    port = said or port or 443
+    name, address = _host(text, host)
+    return Question(proto or _PORTS.get(port, Proto.TCP), port, name=name, address=address)
+
+
+def _split_port(host: str) -> tuple[str, int | None]:
+    """`host:port`, `[v6]:port`, `[v6]`, or no port; a bare IPv6 address keeps its colons."""
+    if host.startswith("["):
+        inner, bracket, rest = host[1:].partition("]")
+        if bracket:
+            return inner, _port(host, rest) if rest else None
+    if host.count(":") == 1:
+        host, _, port = host.partition(":")
+        return host, _port(host, ":" + port)
+    return host, None
+
+
+def _port(host: str, text: str) -> int:
+    found = _PORT.fullmatch(text)
+    if found is None or int(found[1]) > 65535:
+        _refuse(host + text, "has no port after the colon")
+    return int(found[1])
+
+
+def _host(text: str, host: str) -> tuple[str | None, Address | None]:
+    try:
+        return None, ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return ascii_name(host), None
+    except Malformed as malformed:
+        _refuse(text, f"is not a target: {malformed.what}")
+
+
+def _refuse(text: str, what: str) -> NoReturn:
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    raise PolicyError((Problem(f"{shown!r} {what}", _FORMS),))

@@ -1,0 +1,191 @@
+"""A real agent on a made-up internet, and the command line that a user would use with it.
+
+How this works: the agent is started in the internet's `host` namespace, with all its files in a temporary directory,
+and is spoken to through the command `microagent` alone. `close` leaves nothing, also when the agent has failed to
+clean up: what still runs in the namespace is ended, what is still mounted below the directory is unmounted.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from microagent.demo.internet import Internet, python_environment
+from microagent.errors import HostError
+
+GUEST_DIR = Path("/var/cache/microagent/guest")
+
+_MICROAGENT = (sys.executable, "-P", "-m", "microagent.cli")
+_MNT_DETACH = 2
+_AGENT_READY = 30.0  # seconds
+_AGENT_STOPS = 20.0
+_COMMAND = 120.0
+
+
+class Lab:
+    """One agent with its state; a context manager."""
+
+    def __init__(self, internet: Internet, guest_dir: Path = GUEST_DIR) -> None:
+        """Raises HostError when the agent does not come up."""
+        self._undo = ExitStack()
+        self.internet = internet
+        with ExitStack() as undo:
+            self._start(guest_dir, undo)
+            self._undo = undo.pop_all()
+
+    def _start(self, guest_dir: Path, undo: ExitStack) -> None:
+        # A short path: the socket's has to fit into 107 bytes (unix(7)).
+        self.directory = Path(tempfile.mkdtemp(prefix="microagent-demo-"))
+        undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        undo.callback(_unmount_below, self.directory)
+        undo.callback(_end_all_in, self.internet.host.path)
+        self.directory.chmod(0o711)  # as /run/microagent: the guest's uid passes through, and sees nothing
+        self.socket = self.directory / "run" / "agent.sock"
+        self.state = self.directory / "state"
+        config = self.directory / "agent.yaml"
+        # JSON is YAML, and leaves nothing to quote.
+        config.write_text(json.dumps(self._config(guest_dir)), "utf-8")
+        self.log = self.directory / "agent.log"
+        with self.log.open("wb") as log:
+            self.agent = subprocess.Popen(
+                # When this process dies without a word, so does the agent.
+                ["setpriv", "--pdeathsig", "TERM", *self.argv_on_host("agent", "--config", str(config))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                start_new_session=True,  # the terminal's Ctrl-C is for us: the agent ends when we say so
+            )
+        undo.callback(self.stop_agent)
+        self._await_agent()
+
+    def _config(self, guest_dir: Path) -> dict[str, Any]:
+        return {
+            "state_dir": str(self.state),
+            "run_dir": str(self.socket.parent),
+            "socket": str(self.socket),
+            "resolv_conf": str(self.internet.resolv_conf),
+            "upstream_ca": [str(self.internet.ca)],
+            "guest_dir": str(guest_dir),
+        }
+
+    def argv(self, *arguments: str) -> list[str]:
+        """`microagent ARGUMENTS`, for `environment`."""
+        return [*_MICROAGENT, *arguments]
+
+    def argv_on_host(self, *arguments: str) -> list[str]:
+        """The same, in the internet's host namespace."""
+        return self.internet.host.argv(*_MICROAGENT, *arguments)
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which `microagent` finds this lab's agent."""
+        return {**python_environment(), "MICROAGENT_SOCKET": str(self.socket)}
+
+    def cli(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `microagent ARGUMENTS` to its end, as a program would: its output is not a terminal."""
+        return subprocess.run(
+            self.argv(*arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            timeout=_COMMAND,
+            check=False,
+            env=self.environment(),
+        )
+
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+        """`microagent ARGUMENTS`, running, with its output in a pipe; ended on leaving if it has not ended."""
+        command = subprocess.Popen(
+            self.argv(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+            env=self.environment(),
+        )
+        with command:
+            try:
+                yield command
+            finally:
+                with suppress(ProcessLookupError):
+                    command.kill()
+
+    def records(self, workspace: str) -> list[dict[str, Any]]:
+        """What `microagent egress WORKSPACE --json` prints."""
+        answer = self.cli("--json", "egress", workspace, "--limit", "100000")
+        if answer.returncode != 0:
+            raise HostError(f"microagent egress failed: {answer.stderr.strip()}")
+        found: list[dict[str, Any]] = json.loads(answer.stdout)
+        return found
+
+    def stop_agent(self) -> None:
+        """Ask the agent to end, and insist after a while. Idempotent."""
+        if self.agent.poll() is not None:
+            return
+        self.agent.terminate()
+        try:
+            self.agent.wait(timeout=_AGENT_STOPS)
+        except subprocess.TimeoutExpired:
+            self.agent.kill()
+            self.agent.wait()
+
+    def close(self) -> None:
+        """Leave nothing behind; idempotent."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _await_agent(self) -> None:
+        deadline = time.monotonic() + _AGENT_READY
+        while time.monotonic() < deadline and self.agent.poll() is None:
+            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+                probe.connect(str(self.socket))
+                return
+            time.sleep(0.05)
+        last_words = self.log.read_text("utf-8", errors="replace").strip()[-2000:]
+        raise HostError(f"the agent did not start; its last words:\n{last_words}")
+
+
+def _end_all_in(namespace: Path) -> None:
+    """Kill what still runs in a network namespace: everything there was started by the agent that is gone."""
+    ours = namespace.stat().st_ino
+    for _ in range(50):
+        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_in(entry, ours)]
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _is_in(process: Path, namespace: int) -> bool:
+    try:
+        return (process / "ns" / "net").stat().st_ino == namespace
+    except OSError:  # it has just ended, or is a zombie
+        return False
+
+
+def _unmount_below(directory: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    mounts = [line.split(" ")[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+    for mount in sorted(mounts, reverse=True):
+        if mount.startswith(f"{directory}/"):
+            libc.umount2(mount.encode(), _MNT_DETACH)

@@ -1,0 +1,121 @@
+"""`microagent demo`: a real guest tries to get out, and everybody can see what comes of it.
+
+How this works: a made-up internet and an agent on it (`lab`); a guest started with the commands a user would use,
+which tries the rows of `rows`; and a judgement from three sides: what the guest saw, what the record says, and what the
+leak oracle saw on the wire.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from microagent.demo import rows, world
+from microagent.demo.internet import Internet
+from microagent.demo.lab import GUEST_DIR, Lab
+from microagent.demo.oracle import Destination, Oracle
+from microagent.errors import HostError, MicroagentError
+
+WORKSPACE = "demo"
+FLAGS = ("--egress", "strict", "--egress-allow", rows.ALLOWED, "--egress-passthrough", rows.PINNED)
+_ALLOWED = frozenset(Destination("tcp", address, 443) for address, _ in rows.REACHED)
+_NAMES = frozenset(name for _, name in rows.REACHED)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> int:
+    """Run the demonstration; 0 when every row is right, 1 when one is not, 3 when this machine cannot."""
+    console = Console()
+    try:
+        return _demonstrate(console)
+    except MicroagentError as error:
+        sys.stderr.write(f"error: {error.what}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return 3 if isinstance(error, HostError) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _demonstrate(console: Console) -> int:
+    if os.geteuid() != 0:
+        raise HostError("the demonstration makes network namespaces, and needs root", "sudo microagent demo")
+    if not (GUEST_DIR / "vmlinuz").exists():
+        raise HostError(f"there is no guest in {GUEST_DIR}", "`make demo` builds it")
+    for number in _ENDING:
+        signal.signal(number, _interrupt)
+    with ExitStack() as stack:
+        console.print("[bold]1.[/] a made-up internet, in namespaces of its own, and an agent on it")
+        internet = stack.enter_context(Internet())
+        lab = stack.enter_context(Lab(internet))
+        shown = shlex.join(["microagent", "run", "--name", WORKSPACE, "--keep", *FLAGS, "base", "sh", "-c", "…"])
+        console.print(f"[bold]2.[/] a guest that may reach two hosts:\n   [cyan]{shown}[/]")
+        output = _run_guest(lab, console)
+        console.print(f"[bold]3.[/] what the record says: [cyan]microagent egress {WORKSPACE}[/]")
+        console.file.flush()
+        subprocess.run(lab.argv("egress", WORKSPACE, "--limit", "30"), env=lab.environment(), check=False)
+        outcomes = rows.judge(output, lab.records(WORKSPACE))
+        leaks = Oracle(internet).leaks(_ALLOWED, _NAMES)
+        missed = _missed(internet)
+        lab.cli("delete", WORKSPACE)
+    console.print("[bold]4.[/] the judgement")
+    console.print(_table(outcomes, (*leaks, *missed)))
+    good = all(outcome.right for outcome in outcomes) and not leaks and not missed
+    console.print("[bold green]every row is right[/]" if good else "[bold red]NOT every row is right[/]")
+    return 0 if good else 1
+
+
+def _run_guest(lab: Lab, console: Console) -> list[str]:
+    """Run the guest's program through the command line; its lines of output."""
+    program = rows.script(lab.internet.ca.read_text("ascii"))
+    arguments = ("run", "--name", WORKSPACE, "--keep", *FLAGS, "base", "sh", "-c", program)
+    output = []
+    with lab.start(*arguments) as guest:
+        assert guest.stdout is not None  # noqa: S101  (start made a pipe)
+        assert guest.stderr is not None  # noqa: S101
+        for line in guest.stdout:
+            output.append(line)
+            if line.startswith("row\t"):
+                console.print(f"   [dim]the guest tried: {line.split(chr(9))[1]}[/]")
+        code, complaint = guest.wait(), guest.stderr.read()
+    if code != 0 and not output:
+        raise HostError(f"the guest did not run (exit code {code}): {complaint.strip()}", "microagent doctor")
+    return output
+
+
+def _missed(internet: Internet) -> tuple[str, ...]:
+    """What should have arrived at the servers and has not: the demonstration must not pass because nothing works."""
+    served = {(request.address, request.host) for request in internet.evidence().requests}
+    return tuple(
+        f"never arrived at {host} ({address})" for address, host in rows.REACHED if (address, host) not in served
+    )
+
+
+def _table(outcomes: tuple[rows.Outcome, ...], leaks: tuple[str, ...]) -> Table:
+    table = Table(show_lines=True)
+    for title in ("tried", "expected", "happened", "recorded as", ""):
+        table.add_column(title, overflow="fold")
+    for outcome in outcomes:
+        happened = f"{outcome.happened[:200]}\n[dim]{outcome.milliseconds} ms[/]"
+        table.add_row(
+            outcome.row.tried, outcome.row.expected, happened, outcome.recorded or "nothing", _mark(outcome.right)
+        )
+    others = f"{len(rows.REACHED)} hosts, {world.RESOLVER} for their names, nothing else; the oracle sees its own leak"
+    table.add_row("anything else, on the wire", others, "\n".join(leaks) or "so it was", "", _mark(not leaks))
+    return table
+
+
+def _mark(right: bool) -> str:
+    return "[green]right[/]" if right else "[bold red]WRONG[/]"
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End as for Ctrl-C; a second one must not stop the cleaning up."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,0 +1,344 @@
+"""An HTTP/1.1 conversation, watched as it passes: every request is decided before a byte of it goes on.
+
+How this works: one exchange at a time. A request's head is parsed strictly and decided; then it goes on as it
+came, byte for byte, and its body is counted past. The next request is not even looked at until the response to
+this one has ended, so that "what belongs to which request" never depends on how the server reads. Two ends that
+could disagree about where a message ends are exactly what request smuggling needs; what is ambiguous is refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from microagent.audit.record import Event, Record
+from microagent.decision.verdict import Reason, Verdict
+from microagent.errors import Malformed
+from microagent.flows import records
+from microagent.wire.http1 import (
+    BodyKind,
+    ChunkedBody,
+    Framing,
+    RequestHead,
+    find_head_end,
+    parse_request_head_untrusted,
+    parse_response_head_untrusted,
+)
+from microagent.wire.http1_reply import deny_response
+
+# Contract 12. Apache stops at 8 KiB a line, node at 16 KiB a head; 64 KiB leaves room for fat cookies.
+MAX_HEAD = 65536
+# RFC 9110 15.2 lets a server send any number of 1xx; more than this is a stall, not an interim answer.
+MAX_INTERIM = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ToUpstream:
+    """Send to the server."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToGuest:
+    """Send to the guest."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Append the record; if that fails, end the connection."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Send what is queued, then close both sides."""
+
+    why: str
+
+
+Effect: TypeAlias = ToUpstream | ToGuest | Write | Finish
+
+
+class _Body:
+    """Where a message's body ends; `take` says how many of these bytes belong to it."""
+
+    __slots__ = ("_chunked", "_left", "done")
+
+    def __init__(self, framing: Framing) -> None:
+        self._chunked = ChunkedBody() if framing.kind is BodyKind.CHUNKED else None
+        self._left = framing.length if framing.kind is BodyKind.LENGTH else 0
+        if framing.kind is BodyKind.UNTIL_CLOSE:
+            self._left = -1
+        self.done = self._chunked is None and self._left == 0
+
+    def take(self, data: bytes) -> int:
+        if self._chunked is not None:
+            used, self.done = self._chunked.feed(data)
+            return used
+        if self._left < 0:
+            return len(data)
+        used = min(self._left, len(data))
+        self._left -= used
+        self.done = self._left == 0
+        return used
+
+    def ends_with_connection(self) -> bool:
+        return self._left < 0
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A request that was let through, until its response has ended."""
+
+    request: RequestHead
+    started: float
+    request_body: _Body
+    response_body: _Body | None = None
+    status: int = 0
+    interim: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    close: bool = False
+    response_done: bool = False
+
+
+@dataclass(slots=True)
+class HttpConversation:
+    """One guest connection's requests to `name`:`port`, already dialled.
+
+    `decide` gives the verdict for a request to the name (the policy may have changed since the last one);
+    `new_id` makes decision ids; `flow` is the id of the connection's own record.
+    """
+
+    decide: Callable[[], Verdict]
+    name: str
+    port: int
+    destination: str
+    flow: str
+    new_id: Callable[[], str]
+    bytes_out: int = 0
+    bytes_in: int = 0
+    tunnel: bool = False
+    finished: bool = False
+    _requests: bytearray = field(default_factory=bytearray)
+    _responses: bytearray = field(default_factory=bytearray)
+    _exchange: _Exchange | None = None
+
+    @property
+    def wants_guest(self) -> bool:
+        """Whether the guest's bytes should be read now: not while a whole request waits for its answer."""
+        exchange = self._exchange
+        return not self.finished and (self.tunnel or exchange is None or not exchange.request_body.done)
+
+    def from_guest(self, data: bytes, now: float) -> list[Effect]:
+        """Bytes from the guest, in any pieces."""
+        exchange = self._exchange
+        if self.tunnel:
+            self.bytes_out += len(data)
+            return [ToUpstream(data)]
+        if exchange is None or exchange.request_body.done or self._requests:
+            self._requests += data
+            return self._next_requests(now)
+        return self._request_body(exchange, data, now)
+
+    def from_upstream(self, data: bytes, now: float) -> list[Effect]:
+        """Bytes from the server, in any pieces."""
+        if self.tunnel:
+            self.bytes_in += len(data)
+            return [ToGuest(data)]
+        exchange = self._exchange
+        if exchange is not None and exchange.response_body is not None:
+            return self._response_body(exchange, exchange.response_body, data, now)
+        self._responses += data
+        return self._next_response(now)
+
+    def guest_ended(self, now: float) -> list[Effect]:
+        """The guest sends no more. A half-closed client may still be waiting for its answer."""
+        exchange = self._exchange
+        if exchange is not None and exchange.request_body.done and not self.tunnel:
+            exchange.close = True
+            return []
+        return self._finish("guest closed", now)
+
+    def upstream_ended(self, now: float) -> list[Effect]:
+        """The server sends no more."""
+        exchange = self._exchange
+        if exchange and exchange.response_body and exchange.response_body.ends_with_connection():
+            exchange.response_done = True
+        return self._finish("upstream closed", now)
+
+    # --- requests
+
+    def _next_requests(self, now: float) -> list[Effect]:
+        if self._exchange is not None or not self._requests or self.finished:
+            return []
+        end = find_head_end(self._requests)
+        if end < 0 and len(self._requests) < MAX_HEAD:
+            return []
+        head = bytes(self._requests[:end]) if 0 < end <= MAX_HEAD else b""
+        rest = bytes(self._requests[end:])
+        self._requests.clear()
+        try:
+            request = parse_request_head_untrusted(head)
+        except Malformed as fault:
+            return self._deny(400, Reason.REQUEST_MALFORMED, None, fault.what, now)
+        reason, verdict = self._judge(request)
+        if reason is not None:
+            hint = records.hint(verdict) if verdict else ""
+            return self._deny(403, reason, request, hint, now)
+        self._exchange = _Exchange(request, now, _Body(request.framing), bytes_out=len(head))
+        self.bytes_out += len(head)
+        return [ToUpstream(head), *(self.from_guest(rest, now) if rest else [])]
+
+    def _judge(self, request: RequestHead) -> tuple[Reason | None, Verdict | None]:
+        """The reason to refuse this request, if there is one, and the policy's verdict where it was asked."""
+        if request.host != self.name or request.port not in (None, self.port):
+            return Reason.HOST_MISMATCH, None
+        if request.connect:
+            return Reason.CONNECT_REFUSED, None
+        if request.upgrade is not None and request.upgrade != "websocket":
+            return Reason.UPGRADE_REFUSED, None
+        verdict = self.decide()
+        return (None if verdict.allowed else verdict.reason), verdict
+
+    def _request_body(self, exchange: _Exchange, data: bytes, now: float) -> list[Effect]:
+        try:
+            used = exchange.request_body.take(data)
+        except Malformed as fault:
+            return self._deny(400, Reason.REQUEST_MALFORMED, exchange.request, fault.what, now)
+        exchange.bytes_out += used
+        self.bytes_out += used
+        effects: list[Effect] = [ToUpstream(data[:used])] if used else []
+        if used < len(data):
+            # Pipelined: kept until the response has ended; the driver stops reading meanwhile.
+            self._requests += data[used:]
+        return effects + (self._exchange_over(now) if exchange.request_body.done else [])
+
+    def _deny(self, status: int, reason: Reason, request: RequestHead | None, hint: str, now: float) -> list[Effect]:
+        ident = self.new_id()
+        host = request.host if request else self.name
+        fields = {
+            "host": host,
+            "dst": self.destination,
+            "proto": "http",
+            "reason": str(reason),
+            "hint": hint,
+            "flow": self.flow,
+        }
+        if request:
+            fields |= {"method": request.method, "path": request.path}
+        effects: list[Effect] = [Write(Record(Event.DENY, fields, ident=ident))]
+        answered = self._exchange is not None and self._exchange.bytes_in > 0
+        if not answered:
+            effects.append(ToGuest(deny_response(status, host, str(reason), ident, hint)))
+        return effects + self._finish("denied", now)
+
+    # --- responses
+
+    def _next_response(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._responses and not self.finished:
+            exchange = self._exchange
+            if exchange is None:
+                # Nobody asked: a server that speaks first, or an answer too many.
+                return effects + self._finish("unsolicited response", now)
+            end = find_head_end(self._responses)
+            if end < 0 and len(self._responses) < MAX_HEAD:
+                return effects
+            head = bytes(self._responses[:end]) if 0 < end <= MAX_HEAD else b""
+            try:
+                response = parse_response_head_untrusted(head, exchange.request.method)
+            except Malformed as fault:
+                return effects + self._bad_gateway(exchange, fault.what, now)
+            rest = bytes(self._responses[end:])
+            self._responses.clear()
+            exchange.status = response.status
+            exchange.bytes_in += len(head)
+            self.bytes_in += len(head)
+            if response.status == 101:
+                return effects + self._switch(exchange, head, rest, now)
+            effects.append(ToGuest(head))
+            if response.status < 200:
+                exchange.interim += 1
+                if exchange.interim > MAX_INTERIM:
+                    return effects + self._finish("too many interim responses", now)
+                self._responses += rest
+                continue
+            exchange.close |= response.close or exchange.request.close
+            exchange.response_body = body = _Body(response.framing)
+            return effects + self._response_body(exchange, body, rest, now)
+        return effects
+
+    def _response_body(self, exchange: _Exchange, body: _Body, data: bytes, now: float) -> list[Effect]:
+        try:
+            used = body.take(data) if data else 0
+        except Malformed as fault:
+            return self._finish(f"upstream sent {fault.what}", now)
+        exchange.bytes_in += used
+        self.bytes_in += used
+        effects: list[Effect] = [ToGuest(data if used == len(data) else data[:used])] if used else []
+        if not body.done:
+            return effects
+        exchange.response_done = True
+        if used < len(data):
+            return effects + self._finish("unsolicited response", now)
+        return effects + self._exchange_over(now)
+
+    def _switch(self, exchange: _Exchange, head: bytes, rest: bytes, now: float) -> list[Effect]:
+        """101: only the WebSocket that was asked for becomes a tunnel (RFC 6455 4.2.2)."""
+        if exchange.request.upgrade != "websocket":
+            return self._bad_gateway(exchange, "101 to a request that asked for no upgrade", now)
+        self.tunnel = True
+        exchange.response_done = True
+        self.bytes_in += len(rest)
+        effects: list[Effect] = [self._request_record(exchange, now), ToGuest(head + rest)]
+        self._exchange = None
+        if self._requests:
+            self.bytes_out += len(self._requests)
+            effects.append(ToUpstream(bytes(self._requests)))
+            self._requests.clear()
+        return effects
+
+    def _bad_gateway(self, exchange: _Exchange, what: str, now: float) -> list[Effect]:
+        exchange.status = 502
+        ident = self.new_id()
+        fields = {"host": self.name, "dst": self.destination, "error": what, "flow": self.flow}
+        body = deny_response(502, self.name, "upstream_malformed", ident, "the server's answer is malformed")
+        written = Write(Record(Event.UPSTREAM_ERROR, fields, ident=ident))
+        return [written, ToGuest(body), *self._finish("malformed response", now)]
+
+    # --- ends
+
+    def _exchange_over(self, now: float) -> list[Effect]:
+        exchange = self._exchange
+        if exchange is None or not (exchange.response_done and exchange.request_body.done):
+            return []
+        if exchange.close:
+            return self._finish("closed after the response", now)
+        self._exchange = None
+        return [self._request_record(exchange, now), *self._next_requests(now)]
+
+    def _finish(self, why: str, now: float) -> list[Effect]:
+        if self.finished:
+            return []
+        self.finished = True
+        exchange, self._exchange = self._exchange, None
+        effects: list[Effect] = [self._request_record(exchange, now)] if exchange else []
+        return [*effects, Finish(why)]
+
+    def _request_record(self, exchange: _Exchange, now: float) -> Write:
+        fields = {
+            "host": self.name,
+            "method": exchange.request.method,
+            "path": exchange.request.path,
+            "status": exchange.status,
+            "bytes_out": exchange.bytes_out,
+            "bytes_in": exchange.bytes_in,
+            "duration_ms": round((now - exchange.started) * 1000, 1),
+            "http": "1.1",
+            "flow": self.flow,
+        }
+        return Write(Record(Event.REQUEST, fields))

@@ -1,0 +1,274 @@
+"""The head of a TCP flow: find the name, decide, pin the address, say how to go on (contract 7).
+
+How this works: the guest's first bytes stay in the kernel and are only peeked at, so whatever comes after the
+decision (splice, TLS, HTTP) finds the stream from its first byte. The name comes from the TLS ClientHello, from
+the Host of the first request, or, when the client waits for the server or speaks something else, from what DNS
+told this guest about the address. The name is decided first; then an address for it; exactly that is dialled.
+
+The guest's own destination is dialled only when it is an address of the decided name. A guest that connects to
+198.51.100.9 and says "api.example.org" in its ClientHello gets api.example.org, wherever it is.
+"""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from microagent.audit.record import Event as Happening
+from microagent.audit.record import Record
+from microagent.decision.engine import Engine, Proto, Question
+from microagent.decision.leases import Leases
+from microagent.decision.verdict import Reason, Signal, Tls, Verdict, refusal
+from microagent.errors import Malformed
+from microagent.flows import records
+from microagent.flows.vocabulary import (
+    Answer,
+    Dial,
+    Dialed,
+    DialFailed,
+    Effect,
+    Event,
+    Inspect,
+    Intercept,
+    Peek,
+    Peeked,
+    Reset,
+    Resolve,
+    Resolved,
+    Splice,
+    Waited,
+    Write,
+)
+from microagent.policy.addresses import AddressClass
+from microagent.policy.model import Mode
+from microagent.wire.client_hello import parse_client_hello_untrusted
+from microagent.wire.http1 import find_head_end, parse_request_head_untrusted
+from microagent.wire.http1_reply import deny_response
+from microagent.wire.sniff import Sniffed, sniff_untrusted
+
+# A client of a protocol in which the server speaks first stays silent; others send within a round trip, and the
+# guest is on this machine (contract 12).
+SERVER_FIRST_SECONDS = 0.3
+# For the whole of the first message, however it trickles in (contract 12).
+SNIFF_SECONDS = 10.0
+SNIFF_BYTES = 65536
+
+
+class TcpHead:
+    """One flow, from its first byte to the decision how to relay it."""
+
+    def __init__(
+        self, engine: Engine, leases: Leases, destination: IPv4Address, port: int, *, ident: str, now: float
+    ) -> None:
+        self._engine = engine
+        self._leases = leases
+        self._destination = destination
+        self._port = port
+        self._deadline = now + SNIFF_SECONDS
+        self._silent = True
+        self._proto = Proto.TCP
+        self._signals: tuple[str, ...] = ()
+        self._candidates: list[tuple[Question, Verdict]] = []
+        self._question: Question | None = None
+        self.ident = ident
+        self.verdict: Verdict | None = None
+
+    @property
+    def destination(self) -> str:
+        """What the guest connected to, as records show it."""
+        return f"{self._destination}:{self._port}"
+
+    @property
+    def proto(self) -> str:
+        """What the flow turned out to be: tls, http or tcp."""
+        return str(self._proto)
+
+    def decide_again(self, engine: Engine) -> Verdict | None:
+        """What `engine`, of now, says about the address that was dialled; None before there was one."""
+        return engine.decide(self._question) if self._question is not None else None
+
+    def open(self) -> list[Effect]:
+        """The guest has connected."""
+        return [Peek(seen=0, seconds=SERVER_FIRST_SECONDS)]
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What to do now; `now` is monotonic, in seconds."""
+        match event:
+            case Peeked(data, ended):
+                self._silent = not data
+                return self._sniffed_untrusted(data, ended, now)
+            case Waited():
+                if self._silent:
+                    return self._nameless(Proto.TCP, now)
+                return self._unreadable(Reason.NAME_LATE)
+            case Resolved(addresses):
+                return self._resolved(addresses)
+            case Dialed():
+                return self._dialed()
+            case DialFailed(error):
+                return self._dial_failed(error)
+
+    # --- the name
+
+    def _sniffed_untrusted(self, data: bytes, ended: bool, now: float) -> list[Effect]:
+        kind = sniff_untrusted(data)
+        try:
+            match kind:
+                case Sniffed.TLS:
+                    self._proto = Proto.TLS
+                    hello = parse_client_hello_untrusted(data)
+                    if hello is not None:
+                        self._signals += (Signal.ECH_OFFERED,) if hello.ech else ()
+                        return self._named(hello.sni, now) if hello.sni else self._nameless(Proto.TLS, now)
+                case Sniffed.HTTP:
+                    self._proto = Proto.HTTP
+                    end = find_head_end(data)
+                    if end > 0:
+                        return self._hosted(parse_request_head_untrusted(data[:end]).host, now)
+                case Sniffed.OPAQUE:
+                    return self._nameless(Proto.TCP, now)
+                case Sniffed.MORE:
+                    pass
+        except Malformed as fault:
+            return self._unreadable(self._malformed, fault.what)
+        if ended:
+            # A connection closed before it said anything is decided like one that never would.
+            return self._nameless(Proto.TCP, now)
+        if len(data) >= SNIFF_BYTES:
+            return self._unreadable(self._malformed, "no name within 64 KiB")
+        return [Peek(seen=len(data), seconds=max(0.0, self._deadline - now))]
+
+    def _named(self, name: str, now: float) -> list[Effect]:
+        """The client named its host: decide on the name before anything is looked up."""
+        verdict = self._engine.decide(Question(self._proto, self._port, name=name))
+        if not verdict.allowed:
+            return self._refuse(verdict)
+        self.verdict = verdict
+        if self._leases.holds(name, self._destination, now):
+            return self._pin((self._destination,))
+        return [Resolve(name)]
+
+    def _hosted(self, host: str, now: float) -> list[Effect]:
+        """Host may be an address: then it must be the one the guest connected to, and is decided as such."""
+        if host == str(self._destination):
+            return self._nameless(Proto.HTTP, now)
+        if ":" in host or host.rpartition(".")[2].isdigit():
+            return self._refuse(refusal(Reason.HOST_MISMATCH, host, str(self._destination)))
+        return self._named(host, now)
+
+    def _nameless(self, proto: Proto, now: float) -> list[Effect]:
+        """No name in the stream: what DNS told the guest about this address, or the address itself."""
+        self._proto = proto
+        leased = self._leases.names_for(self._destination, now)
+        question = Question(proto, self._port, address=self._destination, leased=leased)
+        verdict = self._engine.decide(question)
+        if not verdict.allowed:
+            return self._refuse(verdict)
+        # Without a name there is nothing to mint for: what is allowed is relayed as it is.
+        tls = verdict.tls if verdict.tls is Tls.PASSTHROUGH else Tls.NONE
+        host = verdict.host or (str(self._destination) if proto is Proto.HTTP else "")
+        self._candidates = [(question, replace(verdict, tls=tls, host=host))]
+        return self._dial_next()
+
+    # --- the address
+
+    def _resolved(self, addresses: tuple[IPv4Address, ...]) -> list[Effect]:
+        if self._destination in addresses:
+            return self._pin((self._destination,))
+        self._signals += (Signal.NAME_DESTINATION_MISMATCH,)
+        if not addresses:
+            return self._unresolved()
+        return self._pin(addresses)
+
+    def _unresolved(self) -> list[Effect]:
+        """Guarded goes to the guest's own public address then; strict does not."""
+        question = Question(self._proto, self._port, name=self._name, address=self._destination)
+        verdict = self._engine.decide(question)
+        public = verdict.address_class == AddressClass.PUBLIC
+        if self._engine.mode is Mode.STRICT or not public or not verdict.allowed:
+            return self._refuse(refusal(Reason.NAME_UNRESOLVED, self._name, str(self._destination)))
+        self._candidates = [(question, verdict)]
+        return self._dial_next()
+
+    def _pin(self, addresses: tuple[IPv4Address, ...]) -> list[Effect]:
+        """Keep the addresses that may be dialled; in a mixed answer the inside ones never are."""
+        questions = [Question(self._proto, self._port, name=self._name, address=a) for a in addresses]
+        verdicts = [self._engine.decide(question) for question in questions]
+        mixed = any(v.address_class == AddressClass.PUBLIC for v in verdicts)
+        self._candidates = [
+            (question, v)
+            for question, v in zip(questions, verdicts, strict=True)
+            if v.allowed and (v.address_class == AddressClass.PUBLIC or not mixed)
+        ]
+        if not self._candidates:
+            return self._refuse(next(v for v in verdicts if not v.allowed))
+        return self._dial_next()
+
+    def _dial_next(self) -> list[Effect]:
+        self._question, verdict = self._candidates.pop(0)
+        self.verdict = verdict
+        address = IPv4Address(verdict.address)
+        record = records.decision(
+            self._with_signals(verdict),
+            dst=self.destination,
+            proto=self.proto,
+            flow=self.ident,
+            dialed=f"{address}:{self._port}",
+        )
+        return [Write(record), Dial(address, self._port)]
+
+    def _dial_failed(self, error: str) -> list[Effect]:
+        assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
+        fields = {"host": self.verdict.host, "dst": self.destination, "error": error, "flow": self.ident}
+        failed = Write(Record(Happening.DIAL_ERROR, fields))
+        if self._candidates:
+            return [failed, *self._dial_next()]
+        if self._proto is Proto.HTTP:
+            body = deny_response(502, self.verdict.host, "dial_failed", self.ident, "the server cannot be reached")
+            return [failed, Answer(body)]
+        return [failed, Reset()]
+
+    def _dialed(self) -> list[Effect]:
+        assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
+        if self._proto is Proto.HTTP:
+            return [Inspect(self.verdict.host)]
+        if self._proto is Proto.TLS and self.verdict.tls is Tls.INTERCEPT:
+            return [Intercept(self.verdict.host)]
+        return [Splice()]
+
+    def upstream_failed(self, error: str, hint: str) -> list[Effect]:
+        """The TLS handshake with the server failed: nothing of the guest's was sent, and the guest is told why."""
+        assert self.verdict is not None  # noqa: S101  (a handshake follows a verdict)
+        host = self.verdict.host
+        fields = {"host": host, "dst": self.destination, "error": error, "hint": hint, "flow": self.ident}
+        body = deny_response(502, host, "upstream_untrusted", self.ident, f"{error}; {hint}")
+        return [Write(Record(Happening.UPSTREAM_ERROR, fields)), Answer(body)]
+
+    # --- verdicts
+
+    @property
+    def _name(self) -> str:
+        assert self.verdict is not None  # noqa: S101  (only asked once a name was decided)
+        return self.verdict.host
+
+    def _with_signals(self, verdict: Verdict) -> Verdict:
+        return replace(verdict, signals=tuple(dict.fromkeys(verdict.signals + self._signals)))
+
+    @property
+    def _malformed(self) -> Reason:
+        return Reason.REQUEST_MALFORMED if self._proto is Proto.HTTP else Reason.HELLO_MALFORMED
+
+    def _unreadable(self, reason: Reason, error: str = "") -> list[Effect]:
+        return self._refuse(refusal(reason, address=str(self._destination)), error)
+
+    def _refuse(self, verdict: Verdict, error: str = "") -> list[Effect]:
+        verdict = self._with_signals(verdict)
+        record = records.decision(verdict, dst=self.destination, proto=self.proto, flow=self.ident)
+        if error:
+            record.fields["error"] = error
+        self.verdict = verdict
+        # Inside TLS the reason can be told too, behind a leaf for the refused name; without a name it cannot.
+        if self._proto is not Proto.HTTP and not (self._proto is Proto.TLS and verdict.host):
+            return [Write(record), Reset()]
+        status = 400 if verdict.reason is Reason.REQUEST_MALFORMED else 403
+        host = verdict.host or verdict.address
+        body = deny_response(status, host, str(verdict.reason), self.ident, records.hint(verdict))
+        return [Write(record), Answer(body)]

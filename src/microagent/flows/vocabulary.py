@@ -1,0 +1,111 @@
+"""The events a TCP flow's head is told, and the effects it asks for."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TypeAlias
+
+from microagent.audit.record import Record
+
+# --- events
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """The guest's bytes so far, still unread in the kernel; `ended`: it will send no more."""
+
+    data: bytes
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """The time given with the last `Peek` is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The answer to `Resolve`: addresses in the order to try them; none when the name does not resolve."""
+
+    addresses: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialed:
+    """The upstream connection stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """It does not; `error` is the operating system's words."""
+
+    error: str
+
+
+Event: TypeAlias = Peeked | Waited | Resolved | Dialed | DialFailed
+
+
+# --- effects
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """Tell me when more than `seen` bytes are there, or when `seconds` are over."""
+
+    seen: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Ask the host's resolvers for the name's IPv4 addresses."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Append the record; if that fails, reset the guest and do nothing else."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Connect to exactly this address."""
+
+    address: IPv4Address
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """Relay opaque bytes both ways, from the first one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intercept:
+    """Shake hands upstream as `name`, then with the guest; then decide each request."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Plain HTTP to `name`: decide each request."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Send these bytes to the guest and close."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Close the guest's connection with a reset."""
+
+
+Effect: TypeAlias = Peek | Resolve | Write | Dial | Splice | Intercept | Inspect | Answer | Reset

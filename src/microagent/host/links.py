@@ -1,0 +1,89 @@
+"""The interfaces of a workspace: lo, the tap, and the one route that brings every packet to a local socket."""
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from microagent.api.link import GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, TAP
+
+# linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000  # lets QEMU hand over segments of up to 64 KiB instead of frames of 1500 bytes
+
+# Per-namespace settings, each with the reason it is not the kernel's default.
+_SYSCTLS = {
+    # No IPv6 on either side: the guest has no address for it, and the host answers nothing.
+    "net/ipv6/conf/all/disable_ipv6": "1",
+    "net/ipv6/conf/default/disable_ipv6": "1",
+    # With a local route for every address the kernel would answer ARP for every address.
+    f"net/ipv4/conf/{TAP}/arp_ignore": "1",
+    f"net/ipv4/conf/{TAP}/arp_announce": "2",
+    # The guest's address is pinned below; nothing it says about ARP may change that.
+    f"net/ipv4/conf/{TAP}/arp_accept": "0",
+    # Nothing is forwarded, and the kernel tells the guest of no other way.
+    "net/ipv4/ip_forward": "0",
+    "net/ipv4/conf/all/send_redirects": "0",
+    f"net/ipv4/conf/{TAP}/send_redirects": "0",
+    f"net/ipv4/conf/{TAP}/accept_redirects": "0",
+    f"net/ipv4/conf/{TAP}/accept_source_route": "0",
+    # tproxy sends packets on to 127.0.0.1 sockets by socket lookup, not by address; loopback stays closed to frames.
+    f"net/ipv4/conf/{TAP}/route_localnet": "0",
+    f"net/ipv4/conf/{TAP}/rp_filter": "1",
+    # Every refusal is an ICMP or a reset of its own; the default of 1000/s for the host would be spent by one guest.
+    "net/ipv4/icmp_echo_ignore_broadcasts": "1",
+}
+
+
+def make_tap() -> int:
+    """Make the tap in the calling thread's namespace, down; returns the descriptor that QEMU will get.
+
+    The tap lives as long as this descriptor or a copy of it: no guest, no interface.
+    """
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", TAP.encode(), flags))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def configure() -> None:
+    """Address, routes, neighbour and sysctls, in the calling thread's namespace; the tap stays down."""
+    with IPRoute() as ip:
+        lo = ip.link_lookup(ifname="lo")[0]
+        tap = ip.link_lookup(ifname=TAP)[0]
+        ip.link("set", index=lo, state="up")
+        ip.link("set", index=tap, address=GATEWAY_MAC)
+        for name, value in _SYSCTLS.items():
+            Path("/proc/sys", name).write_text(value)
+        ip.addr("add", index=tap, address=str(GATEWAY.ip), prefixlen=GATEWAY.network.prefixlen)
+        # Every address is local here, so that a tproxy socket can answer as any of them; nothing is routed on.
+        ip.route("add", dst="0.0.0.0/0", oif=lo, type="local", scope="host")
+
+
+def raise_tap() -> None:
+    """Bring the tap up and pin the guest's address to its MAC."""
+    with IPRoute() as ip:
+        tap = ip.link_lookup(ifname=TAP)[0]
+        ip.link("set", index=tap, state="up")
+        ip.neigh("replace", dst=str(GUEST.ip), lladdr=GUEST_MAC, ifindex=tap, state="permanent")
+
+
+def lower_tap() -> None:
+    """Take the tap down: the guest is cut off, whatever the rules say."""
+    with IPRoute() as ip:
+        for tap in ip.link_lookup(ifname=TAP):
+            ip.link("set", index=tap, state="down")
+
+
+def host_addresses() -> frozenset[str]:
+    """Every IPv4 and IPv6 address of the namespace the caller is in, for "any address of the host itself"."""
+    with IPRoute() as ip:
+        return frozenset(str(message.get_attr("IFA_ADDRESS")) for message in ip.get_addr())

@@ -1,0 +1,107 @@
+"""One workspace's network, whole.
+
+How this works, in the order it is built: a namespace of its own; a tap in it, down; lo, the local route and the
+sysctls; the rules, in one transaction; the listening sockets. Only then may a mediator start, and only when it
+is ready does `raise_tap` let the first frame in. There is no step that connects the namespace to anything.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from microagent.host import links, netns, nft, sockets
+from microagent.host.ruleset import Steering
+from microagent.host.sockets import MediatorSockets
+
+
+@dataclass
+class Network:
+    """The kernel objects of one running workspace; `tap` is the descriptor for QEMU (-1 once handed over)."""
+
+    path: Path
+    steering: Steering
+    tap: int
+    sockets: MediatorSockets
+    _fingerprint: str = ""
+    _reported: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, path: Path, steering: Steering) -> "Network":
+        """Build everything, tap down. On any failure nothing is left. Raises HostError or OSError."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        netns.create(path)
+        try:
+            return netns.run_inside(path, lambda: cls._build(path, steering))
+        except BaseException:
+            netns.remove(path)
+            raise
+
+    @classmethod
+    def _build(cls, path: Path, steering: Steering) -> "Network":
+        tap = links.make_tap()
+        try:
+            links.configure()
+            nft.apply(_ruleset(steering))
+            return cls(path, steering, tap, sockets.open_all(), nft.fingerprint())
+        except BaseException:
+            os.close(tap)
+            raise
+
+    def raise_tap(self) -> None:
+        """Let the guest's frames in. Call it when the mediator is ready, not before."""
+        netns.run_inside(self.path, links.raise_tap)
+
+    def lower_tap(self) -> None:
+        """Cut the guest off."""
+        netns.run_inside(self.path, links.lower_tap)
+
+    def close_tap(self) -> None:
+        """Close our copy of the tap's descriptor, once QEMU has its own."""
+        if self.tap >= 0:
+            os.close(self.tap)
+            self.tap = -1
+
+    def steer(self, steering: Steering) -> None:
+        """Bring the sets to a new policy, atomically."""
+
+        def work() -> str:
+            nft.apply(steering.script())
+            return nft.fingerprint()
+
+        self._fingerprint = netns.run_inside(self.path, work)
+        self.steering = steering
+
+    def repair(self) -> bool:
+        """Put the rules back if anybody changed them; True when there was something to repair."""
+
+        def work() -> bool:
+            if nft.fingerprint() == self._fingerprint:
+                return False
+            nft.apply("flush ruleset\n" + _ruleset(self.steering))
+            self._fingerprint = nft.fingerprint()
+            # The kernel's counters began anew with the rules.
+            self._reported.clear()
+            return True
+
+        return netns.run_inside(self.path, work)
+
+    def new_drops(self) -> dict[str, tuple[int, int]]:
+        """What the kernel dropped since the last call: class (spoof, ipv6, icmp …) -> (packets, bytes)."""
+        now = netns.run_inside(self.path, nft.counters)
+        news: dict[str, tuple[int, int]] = {}
+        for name, (packets, size) in now.items():
+            old_packets, old_size = self._reported.get(name, (0, 0))
+            if name.startswith("drop_") and packets > old_packets:
+                news[name.removeprefix("drop_")] = (packets - old_packets, size - old_size)
+        self._reported = now
+        return news
+
+    def remove(self) -> None:
+        """Take everything down; fine to call twice."""
+        self.close_tap()
+        self.sockets.close()
+        netns.remove(self.path)
+
+
+def _ruleset(steering: Steering) -> str:
+    return (nft.TEMPLATES / "steer.nft").read_text() + steering.script()

@@ -1,0 +1,60 @@
+"""Running nft text in the calling thread's network namespace, through netfilter's own bindings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nftables import Nftables
+
+from microagent.errors import HostError
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "nft_templates"
+if not TEMPLATES.exists():  # a checkout keeps them where a reader looks first: at the top
+    TEMPLATES = Path(__file__).resolve().parents[3] / "nft_templates"
+
+
+def apply(text: str) -> None:
+    """Apply `text` as one transaction: all of it, or nothing and HostError.
+
+    A fresh context per call: a libnftables context that has run once keeps its defines and can abort the
+    interpreter when run again with others.
+    """
+    code, _, error = Nftables().cmd(text)
+    if code != 0:
+        raise HostError(
+            f"nft refused the rules: {error.strip()}", "run `microagent doctor` to see what the kernel lacks"
+        )
+
+
+def counters() -> dict[str, tuple[int, int]]:
+    """Named counters of the namespace: name -> (packets, bytes)."""
+    listing = _list("list counters")
+    found = (item["counter"] for item in listing if "counter" in item)
+    return {item["name"]: (item["packets"], item["bytes"]) for item in found}
+
+
+def fingerprint() -> str:
+    """The ruleset as nft prints it, without the figures that change by themselves: equal means untouched."""
+    listing = _list("list ruleset")
+    for item in listing:
+        if "counter" in item:
+            item["counter"] = {"name": item["counter"]["name"]}
+    return json.dumps(_without_figures(listing), sort_keys=True)
+
+
+def _list(command: str) -> list[dict[str, Any]]:
+    nft = Nftables()
+    nft.set_json_output(True)
+    code, output, error = nft.cmd(command)
+    if code != 0:
+        raise HostError(f"nft cannot list: {error.strip()}")
+    items: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
+    return items
+
+
+def _without_figures(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_figures(v) for k, v in value.items() if k not in ("handle", "packets", "bytes", "metainfo")}
+    if isinstance(value, list):
+        return [_without_figures(v) for v in value]
+    return value

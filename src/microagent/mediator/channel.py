@@ -1,0 +1,124 @@
+"""One end of a relayed connection, plain or TLS, never blocking."""
+
+import contextlib
+import socket
+import ssl
+import struct
+from typing import Protocol
+
+# OpenSSL hands over at most one record (16 KiB) a read; a plain socket gives what it has.
+CHUNK = 65536
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+
+class Channel(Protocol):
+    """What a relay needs of an end."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch, for both directions at once."""
+
+    def read(self) -> bytes | None:
+        """Some bytes; none (`b""`) at the end; None when there are none now. OSError when it broke."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """How many bytes were taken; 0 when none can be now. OSError when it broke."""
+
+    def end(self) -> None:
+        """Say that no more will be written."""
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close, at once; with a reset if so asked."""
+
+
+class PlainChannel:
+    """A TCP socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def read(self) -> bytes | None:
+        """See Channel."""
+        try:
+            return self._sock.recv(CHUNK)
+        except BlockingIOError:
+            return None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """See Channel."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def end(self) -> None:
+        """Half-close."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self, *, reset: bool = False) -> None:
+        """See Channel."""
+        close_socket(self._sock, reset=reset)
+
+
+class TlsChannel:
+    """A TLS connection on its own descriptor; the handshake is done or under way."""
+
+    def __init__(self, tls: ssl.SSLSocket) -> None:
+        self._tls = tls
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that the handshake chose."""
+        return self._tls.selected_alpn_protocol()
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._tls.fileno()
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; True when it is done. ssl.SSLError or OSError when it failed."""
+        try:
+            self._tls.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        return True
+
+    def read(self) -> bytes | None:
+        """See Channel. An end without close_notify raises: a truncated stream is not a finished one."""
+        try:
+            return self._tls.recv(CHUNK)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """See Channel."""
+        try:
+            return self._tls.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def end(self) -> None:
+        """Send close_notify and half-close."""
+        # unwrap() sends our alert and then waits for the peer's, which need not ever come.
+        with contextlib.suppress(OSError, ValueError):
+            self._tls.unwrap()
+        with contextlib.suppress(OSError):
+            self._tls.shutdown(socket.SHUT_WR)
+
+    def close(self, *, reset: bool = False) -> None:
+        """See Channel."""
+        close_socket(self._tls, reset=reset)
+
+
+def close_socket(sock: socket.socket, *, reset: bool = False) -> None:
+    """Close; with `reset` the peer sees RST instead of FIN."""
+    if reset:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    sock.close()

@@ -1,0 +1,344 @@
+"""One guest TCP connection: carries out what its head asks for, until a relay takes over.
+
+How this works: `flows.tcp.TcpHead` decides, this class has the descriptors. It peeks, looks up, dials, and then
+hands both sockets to a `SpliceRelay` (opaque) or a `ChannelRelay` (read). Whatever happens, `_ended` runs once.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Address
+
+from microagent.audit.record import Event, Record
+from microagent.decision.engine import Proto
+from microagent.decision.verdict import Tls, Verdict
+from microagent.flows import vocabulary as v
+from microagent.flows.http1 import HttpConversation
+from microagent.flows.inside_tls import InsideTls
+from microagent.flows.tcp import SNIFF_BYTES, TcpHead
+from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket
+from microagent.mediator.goodbye import Goodbye
+from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
+from microagent.mediator.relay import ChannelRelay, Conversation
+from microagent.mediator.services import Services
+from microagent.mediator.splice import SpliceRelay
+from microagent.mediator.tls import Handshake
+from microagent.wire.dns import QType
+
+_DIAL_SECONDS = 10.0
+
+
+class Flow:
+    """From accept to close. `ended` is called exactly once."""
+
+    def __init__(self, services: Services, guest: socket.socket, ended: Callable[["Flow"], None]) -> None:
+        address, port = guest.getsockname()[:2]
+        self._services = services
+        self._guest = guest
+        self._upstream: socket.socket | None = None
+        self._destination = IPv4Address(address)
+        self._port = int(port)
+        self._tell_ended = ended
+        self._started = services.reactor.now
+        self._timer: Timer | None = None
+        self._seen = 0
+        self._relay: SpliceRelay | ChannelRelay | None = None
+        self._handshake: Handshake | None = None
+        self._inside: InsideTls | None = None
+        self._over = False
+        self.head = TcpHead(
+            services.engine,
+            services.leases,
+            self._destination,
+            self._port,
+            ident=services.new_id(),
+            now=self._started,
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        if self._services.mediated:
+            self._run(self.head.open())
+        else:
+            self._run([v.Dial(self._destination, self._port)])
+
+    def still_allowed(self) -> bool:
+        """Whether the policy of now would have let it through."""
+        verdict = self.head.decide_again(self._services.engine)
+        return verdict is None or verdict.allowed
+
+    def cut(self, why: str) -> None:
+        """End it now, with a reset."""
+        if self._relay is not None:
+            self._relay.close(why, reset=True)
+        else:
+            self._end(reset=True)
+
+    def abort(self, error: Exception) -> None:
+        """Something here raised."""
+        self._services.fault("flow", error)
+        self.cut(f"fault: {type(error).__name__}")
+
+    # --- effects
+
+    def _tell(self, event: v.Event) -> None:
+        if self._services.mediated:
+            self._run(self.head.handle(event, self._services.reactor.now))
+        else:
+            self._run([v.Splice()] if isinstance(event, v.Dialed) else [v.Reset()])
+
+    def _run(self, effects: list[v.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case v.Write(record):
+                    if not self._services.write(record):
+                        self._end(reset=True)
+                        return
+                case v.Peek(seen, seconds):
+                    self._peek(seen, seconds)
+                case v.Resolve(name):
+                    self._look_up(name)
+                case v.Dial(address, port):
+                    self._dial(str(address), port)
+                case v.Splice():
+                    self._splice()
+                case v.Inspect(name):
+                    assert self._upstream is not None  # noqa: S101  (it was dialled)
+                    self._join(PlainChannel(self._guest), PlainChannel(self._upstream), self._http(name))
+                case v.Intercept(name):
+                    self._intercept(name)
+                case v.Answer(data):
+                    self._answer(data)
+                case v.Reset():
+                    self._end(reset=True)
+
+    # --- the guest's first bytes
+
+    def _peek(self, seen: int, seconds: float) -> None:
+        self._seen = seen
+        # The kernel wakes us only when there is more than what was seen already.
+        self._guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+        self._services.reactor.watch(self._guest.fileno(), IN, self._peekable, self)
+        self._wait(seconds, lambda: self._tell(v.Waited()))
+
+    def _peekable(self, mask: int) -> None:
+        try:
+            data = self._guest.recv(SNIFF_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        self._pause()
+        self._tell(v.Peeked(data, ended=not data or bool(mask & HANGUP and len(data) == self._seen)))
+
+    def _pause(self) -> None:
+        """Stop watching the guest: what it sends stays in the kernel."""
+        self._stop_waiting()
+        self._services.reactor.forget(self._guest.fileno())
+        self._guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    # --- the upstream
+
+    def _look_up(self, name: str) -> None:
+        def told(answer: object) -> None:
+            if not self._over:
+                found = getattr(answer, "addresses", ())
+                self._tell(v.Resolved(tuple(a for a in found if isinstance(a, IPv4Address))))
+
+        self._services.resolver.lookup(name, QType.A, told)
+
+    def _dial(self, address: str, port: int) -> None:
+        self._pause()
+        try:
+            self._upstream = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            code = sock.connect_ex((address, port))
+        except OSError as error:
+            self._dial_failed(error.strerror or str(error))
+            return
+        if code not in (0, errno.EINPROGRESS):
+            self._dial_failed(os.strerror(code))
+            return
+        self._services.reactor.watch(sock.fileno(), OUT, self._dialed, self)
+        self._wait(_DIAL_SECONDS, lambda: self._dial_failed("timed out"))
+
+    def _dialed(self, _mask: int) -> None:
+        assert self._upstream is not None  # noqa: S101  (it is what woke us)
+        code = self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._dial_failed(os.strerror(code))
+            return
+        self._stop_waiting()
+        for sock in (self._upstream, self._guest):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._tell(v.Dialed())
+
+    def _dial_failed(self, error: str) -> None:
+        self._stop_waiting()
+        self._drop_upstream()
+        self._tell(v.DialFailed(error))
+
+    def _drop_upstream(self) -> None:
+        if self._upstream is not None:
+            self._services.reactor.forget(self._upstream.fileno())
+            close_socket(self._upstream)
+            self._upstream = None
+
+    # --- relays
+
+    def _splice(self) -> None:
+        assert self._upstream is not None  # noqa: S101  (it was dialled)
+        services = self._services
+        self._relay = relay = SpliceRelay(services.reactor, services.pipes, self._guest, self._upstream, self._ended)
+        relay.start()
+
+    def _join(self, guest: PlainChannel | TlsChannel, upstream: PlainChannel | TlsChannel, talk: Conversation) -> None:
+        def write(record: Record) -> None:
+            if not self._services.write(record):
+                raise OSError("the record cannot be written")
+
+        relay = ChannelRelay(self._services.reactor, guest, upstream, talk, write, self._ended)
+        self._relay = relay
+        relay.start()
+
+    def _http(self, name: str) -> HttpConversation:
+        return HttpConversation(
+            decide=self._decide_again,
+            name=name,
+            port=self._port,
+            destination=self.head.destination,
+            flow=self.head.ident,
+            new_id=self._services.new_id,
+        )
+
+    def _decide_again(self) -> Verdict:
+        verdict = self.head.decide_again(self._services.engine)
+        assert verdict is not None  # noqa: S101  (requests come after the dial)
+        return verdict
+
+    def _intercept(self, name: str) -> None:
+        assert self._upstream is not None  # noqa: S101  (it was dialled)
+        context = self._services.upstream_tls
+        tls = context.wrap_socket(self._upstream, server_hostname=name, do_handshake_on_connect=False)
+        self._upstream = tls
+        self._handshake = Handshake(
+            self._services.reactor,
+            tls,
+            partial(self._upstream_shaken, name),
+            partial(self._upstream_failed, name),
+        )
+        self._handshake.start()
+
+    def _upstream_shaken(self, name: str, upstream: TlsChannel) -> None:
+        self._with_guest(
+            name,
+            lambda guest: self._join(guest, upstream, self._inside_tls(name)),
+            partial(self._guest_failed, name),
+        )
+
+    def _with_guest(self, name: str, done: Callable[[TlsChannel], None], failed: Callable[[str], None]) -> None:
+        context = self._services.leaves.for_name(name)
+        tls = context.wrap_socket(self._guest, server_side=True, do_handshake_on_connect=False)
+        self._guest = tls
+        self._handshake = Handshake(self._services.reactor, tls, done, failed)
+        self._handshake.start()
+
+    def _inside_tls(self, name: str) -> InsideTls:
+        self._inside = InsideTls(partial(self._http, name))
+        return self._inside
+
+    def _upstream_failed(self, name: str, error: str) -> None:
+        """The server's certificate or handshake is no good: never hidden, and no byte of the guest's was sent."""
+        self._drop_upstream()
+        hint = f"the policy entry `passthrough: {name}` relays this server untouched, for the guest to judge"
+        self._run(self.head.upstream_failed(error, hint))
+
+    def _guest_failed(self, name: str, error: str) -> None:
+        hint = f"a client that pins certificates needs the policy entry `passthrough: {name}`"
+        fields = {
+            "host": name,
+            "dst": self.head.destination,
+            "error": error,
+            "hint": hint,
+            "flow": self.head.ident,
+        }
+        self._services.write(Record(Event.HANDSHAKE_ERROR, fields))
+        self._ended_after_allow("the guest's handshake failed", reset=True)
+
+    # --- ends
+
+    def _answer(self, data: bytes) -> None:
+        """A few words to the guest, in its own protocol, and the end."""
+        verdict = self.head.verdict
+        if self.head.proto == Proto.TLS:
+            name = verdict.host if verdict else ""
+            self._pause()
+            self._with_guest(
+                name,
+                lambda channel: self._say(channel, data),
+                lambda _error: self._end(reset=True),
+            )
+            return
+        self._pause()
+        self._say(PlainChannel(self._guest), data)
+
+    def _say(self, channel: PlainChannel | TlsChannel, data: bytes) -> None:
+        Goodbye(self._services.reactor, channel, data, self._end).start()
+
+    def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001  (timers must not raise; see Reactor)
+                self.abort(error)
+
+        self._stop_waiting()
+        self._timer = self._services.reactor.later(seconds, guarded)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, *, reset: bool = False) -> None:
+        """Close what is open; for flows that no relay has taken over."""
+        if self._over:
+            return
+        self._over = True
+        self._stop_waiting()
+        if self._handshake is not None:
+            self._handshake.stop()
+        self._drop_upstream()
+        self._services.reactor.forget(self._guest.fileno())
+        close_socket(self._guest, reset=reset)
+        self._tell_ended(self)
+
+    def _ended_after_allow(self, why: str, *, reset: bool = False) -> None:
+        self._write_close(why, 0, 0)
+        self._end(reset=reset)
+
+    def _ended(self, why: str) -> None:
+        """A relay is over, and has closed both sockets."""
+        if self._over:
+            return
+        self._over = True
+        relay = self._relay
+        if relay is not None:
+            self._write_close(why, relay.bytes_out, relay.bytes_in)
+        self._tell_ended(self)
+
+    def _write_close(self, why: str, bytes_out: int, bytes_in: int) -> None:
+        verdict = self.head.verdict
+        fields = {
+            "host": verdict.host if verdict else "",
+            "dst": self.head.destination,
+            "proto": self.head.proto,
+            "tls": str(verdict.tls) if verdict else str(Tls.NONE),
+            "bytes_out": bytes_out,
+            "bytes_in": bytes_in,
+            "duration_ms": round((self._services.reactor.now - self._started) * 1000, 1),
+            "why": why,
+            "flow": self.head.ident,
+        }
+        if self._inside is not None and self._inside.opaque:
+            fields["opaque"] = True
+        self._services.write(Record(Event.CLOSE, fields))

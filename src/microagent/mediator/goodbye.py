@@ -1,0 +1,63 @@
+"""A last answer to a guest: wait for its request, answer, close without cutting our own words off.
+
+A client that gets bytes before it has asked anything, or a reset while it is still asking, shows its user a broken
+connection instead of the reason.
+"""
+
+from collections.abc import Callable
+
+from microagent.mediator.channel import Channel
+from microagent.mediator.reactor import BOTH, Reactor
+from microagent.wire.http1 import find_head_end
+
+_SECONDS = 5.0
+_MOST = 256 * 1024
+# A head without an end was refused for that; its sender is told as well.
+_HEAD = 65536
+
+
+class Goodbye:
+    """Reads a request's head, sends `data`, reads on until the guest closes or the time is over."""
+
+    def __init__(self, reactor: Reactor, channel: Channel, data: bytes, done: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._channel = channel
+        self._unsent = memoryview(data)
+        self._done = done
+        self._head = bytearray()
+        self._asked = False
+        self._read = 0
+        self._over = False
+        self._timer = reactor.later(_SECONDS, self._finish)
+
+    def start(self) -> None:
+        """Begin."""
+        self._reactor.watch(self._channel.fileno(), BOTH, self._ready, self)
+        self._reactor.soon(lambda: self._ready(0), self)
+
+    def abort(self, error: Exception) -> None:  # noqa: ARG002  (the guest is gone; it was refused anyway)
+        """The guest's side broke."""
+        self._finish()
+
+    def _ready(self, _mask: int) -> None:
+        if self._over:
+            return
+        while (data := self._channel.read()) is not None:
+            self._read += len(data)
+            if not data or self._read > _MOST:
+                self._finish()
+                return
+            if not self._asked:
+                self._head += data
+                self._asked = find_head_end(self._head) > 0 or len(self._head) >= _HEAD
+        if self._asked and self._unsent:
+            self._unsent = self._unsent[self._channel.write(self._unsent) :]
+            if not self._unsent:
+                self._channel.end()
+
+    def _finish(self) -> None:
+        if not self._over:
+            self._over = True
+            self._timer.cancel()
+            self._reactor.forget(self._channel.fileno())
+            self._done()

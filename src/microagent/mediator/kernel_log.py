@@ -1,0 +1,99 @@
+"""What the kernel refused or dropped by itself, as it reports it through nfnetlink_log.
+
+A "refuse" line is one packet of a kind that clients notice (TCP, UDP): it becomes a record, with the same reason the
+engine gives. A "drop" line only says that counters have moved: the agent is asked for them, at most once a second.
+"""
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+from microagent.decision.engine import Proto, Question
+from microagent.decision.verdict import Verdict
+from microagent.errors import Malformed
+from microagent.flows import records
+from microagent.mediator.reactor import IN
+from microagent.mediator.services import Services
+from microagent.wire.packet import Packet, parse_ipv4_untrusted
+
+# linux/netfilter/nfnetlink_log.h
+_PACKET = 4 << 8 | 0
+_ATTR_PAYLOAD = 9
+_ATTR_PREFIX = 10
+_BATCH = 64
+
+
+class KernelLog:
+    """Reads the netlink socket; `counters_moved` is called when there is something to count."""
+
+    def __init__(self, services: Services, sock: socket.socket, counters_moved: Callable[[], None]) -> None:
+        self._services = services
+        self._sock = sock
+        self._counters_moved = counters_moved
+
+    def start(self) -> None:
+        """Begin."""
+        self._services.reactor.watch(self._sock.fileno(), IN, self._readable, self)
+
+    def abort(self, error: Exception) -> None:
+        """ENOBUFS, most likely: the kernel had more to say than we read. The counters are exact all the same."""
+        if not isinstance(error, OSError):
+            self._services.fault("kernel log", error)
+        self._counters_moved()
+
+    def _readable(self, _mask: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                data = self._sock.recv(65536)
+            except BlockingIOError:
+                return
+            for prefix, payload in _lines(data):
+                if prefix == b"refuse":
+                    self._refused_untrusted(payload)
+                else:
+                    self._counters_moved()
+
+    def _refused_untrusted(self, payload: bytes) -> None:
+        try:
+            packet = parse_ipv4_untrusted(payload)
+        except Malformed:
+            self._counters_moved()
+            return
+        self._services.write(
+            records.decision(
+                self._verdict(packet),
+                dst=f"{packet.dst}:{packet.dport}",
+                proto="udp" if packet.proto == socket.IPPROTO_UDP else "tcp",
+                flow=self._services.new_id(),
+            )
+        )
+
+    def _verdict(self, packet: Packet) -> Verdict:
+        services = self._services
+        proto = Proto.UDP if packet.proto == socket.IPPROTO_UDP else Proto.TCP
+        leased = services.leases.names_for(packet.dst, services.reactor.now)
+        question = Question(proto, packet.dport or 0, address=packet.dst, leased=leased)
+        return records.refused_by_kernel(services.engine.decide(question))
+
+
+def _lines(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(prefix, packet) of each message in what one read gave (linux/netlink.h: lengths include the header)."""
+    at = 0
+    while at + 20 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        if length < 20:
+            return
+        if kind == _PACKET:
+            attributes = dict(_attributes(data[at + 20 : at + length]))
+            yield attributes.get(_ATTR_PREFIX, b"").rstrip(b"\0"), attributes.get(_ATTR_PAYLOAD, b"")
+        at += length + 3 & ~3
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return
+        yield kind & 0x7FFF, data[at + 4 : at + length]
+        at += length + 3 & ~3

@@ -1,0 +1,84 @@
+"""The socket that every guest TCP connection arrives on, whatever its destination; and the flows that live."""
+
+import errno
+import socket
+
+from microagent.audit.record import Event, Record
+from microagent.mediator.channel import close_socket
+from microagent.mediator.flow import Flow
+from microagent.mediator.reactor import IN
+from microagent.mediator.services import Services
+
+# Contract 12.
+MAX_FLOWS = 1024
+_BATCH = 64
+_BACK_OFF_SECONDS = 0.2
+# At most one record a second says that connections are turned away; it says how many.
+_CAP_RECORD_SECONDS = 1.0
+
+
+class Listener:
+    """Accepts, counts, and ends flows."""
+
+    def __init__(self, services: Services, sock: socket.socket) -> None:
+        self._services = services
+        self._sock = sock
+        self._flows: set[Flow] = set()
+        self._turned_away = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._services.reactor.watch(self._sock.fileno(), IN, self._acceptable, self)
+
+    def close(self, why: str) -> None:
+        """End every flow."""
+        self._services.reactor.forget(self._sock.fileno())
+        for flow in tuple(self._flows):
+            flow.cut(why)
+
+    def cut_refused(self) -> None:
+        """End the flows that the policy of now would refuse; touch no other."""
+        for flow in tuple(self._flows):
+            if not flow.still_allowed():
+                flow.cut("policy_changed")
+
+    def abort(self, error: Exception) -> None:
+        """Out of descriptors, most likely: leave the others to finish, then go on."""
+        self._services.fault("accept", error)
+        self._services.reactor.forget(self._sock.fileno())
+        self._services.reactor.later(_BACK_OFF_SECONDS, self.start)
+
+    def _acceptable(self, _mask: int) -> None:
+        for _ in range(_BATCH):
+            try:
+                guest, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.ECONNABORTED, errno.EPROTO):
+                    continue  # the guest was gone before we came
+                raise
+            guest.setblocking(False)
+            if len(self._flows) >= MAX_FLOWS:
+                self._turn_away(guest)
+                continue
+            self._begin(guest)
+
+    def _begin(self, guest: socket.socket) -> None:
+        flow = Flow(self._services, guest, self._flows.discard)
+        self._flows.add(flow)
+        try:
+            flow.start()
+        except Exception as error:  # noqa: BLE001  (this flow's surprise, not the listener's)
+            flow.abort(error)
+
+    def _turn_away(self, guest: socket.socket) -> None:
+        close_socket(guest, reset=True)
+        self._turned_away += 1
+        if self._turned_away == 1:
+            self._services.reactor.later(_CAP_RECORD_SECONDS, self._record_turned_away)
+
+    def _record_turned_away(self) -> None:
+        fields = {"limit": "connections", "max": MAX_FLOWS, "count": self._turned_away}
+        self._turned_away = 0
+        self._services.write(Record(Event.CAP_EXCEEDED, fields))

@@ -1,0 +1,177 @@
+"""A mediator's life: from the fork to the last record.
+
+In order: take over the descriptors, build everything that needs root or files, give both up (`confine`), resume the
+log, say "ready" to the agent, and turn until the agent says stop or goes away. When the agent goes away there is
+nobody left to answer to: the mediator ends, and with it all egress.
+"""
+
+import os
+import socket
+import ssl
+import sys
+from ipaddress import ip_address
+
+from microagent.api.control import Assembler, MediatorSettings, Message, encode
+from microagent.audit.record import Event, Record
+from microagent.decision.engine import Engine
+from microagent.decision.leases import Leases
+from microagent.mediator.confine import confine
+from microagent.mediator.dns_server import DnsTcp, DnsUdp
+from microagent.mediator.journal import Journal
+from microagent.mediator.kernel_log import KernelLog
+from microagent.mediator.listener import Listener
+from microagent.mediator.reactor import IN, Reactor
+from microagent.mediator.resolve import Resolver
+from microagent.mediator.services import Services, new_id, report_fault
+from microagent.mediator.tls import LeafContexts
+from microagent.pki.ca import Issuer
+from microagent.policy.model import Mode, Policy
+from microagent.policy.stored import entries_from_json
+
+
+def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SSLContext) -> None:
+    """Be the mediator of one workspace; returns when it is over.
+
+    `descriptors`: the line to the agent, the log, then the four sockets of `host.sockets.MediatorSockets`.
+    """
+    control_fd, log_fd, *sockets = descriptors
+    control = socket.socket(fileno=control_fd)
+    control.setblocking(False)
+    issuer = Issuer(settings.ca_cert.encode(), settings.ca_key.encode())
+    confine(settings.uid)
+    reactor = Reactor()
+    services = Services(
+        reactor=reactor,
+        engine=_engine(settings),
+        leases=Leases(),
+        resolver=Resolver(reactor, settings.resolvers, report_fault),
+        journal=Journal(log_fd, settings.workspace, new_id),
+        leaves=LeafContexts(issuer),
+        upstream_tls=upstream_tls,
+        mediated=Mode(settings.mode) is not Mode.OFF,
+    )
+    mediator = Mediator(services, control, settings)
+    mediator.start(*(socket.socket(fileno=fd) for fd in sockets))
+    reactor.run()
+    mediator.finish()
+
+
+class Mediator:
+    """The line to the agent, and the switchboard behind it."""
+
+    def __init__(self, services: Services, control: socket.socket, settings: MediatorSettings) -> None:
+        self._services = services
+        self._control = control
+        self._settings = settings
+        self._messages = Assembler()
+        self._asked_for_counters = False
+        self._why = "stopped"
+        self._listener: Listener | None = None
+
+    def start(
+        self, tcp: socket.socket, dns_tcp: socket.socket, dns_udp: socket.socket, kernel_log: socket.socket
+    ) -> None:
+        """Record that it begins, listen, and tell the agent."""
+        services = self._services
+        if services.journal.resumed:
+            services.write(Record(Event.GAP, {"why": "the mediator before this one ended without a word"}))
+        self._note(Event.MEDIATOR_UP, self._settings, pid=os.getpid())
+        self._listener = Listener(services, tcp)
+        parts = (
+            self._listener,
+            DnsTcp(services, dns_tcp),
+            DnsUdp(services, dns_udp),
+            KernelLog(services, kernel_log, self._ask_for_counters),
+        )
+        for part in parts:
+            part.start()
+        services.reactor.watch(self._control.fileno(), IN, self._readable, self)
+        self._send({"ready": True})
+
+    def finish(self) -> None:
+        """End every flow, and say so."""
+        assert self._listener is not None  # noqa: S101  (start came first)
+        self._listener.close(self._why)
+        self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why}))
+
+    def abort(self, error: Exception) -> None:
+        """The line to the agent broke."""
+        if not isinstance(error, OSError):
+            self._services.fault("control", error)
+        self._stop("the agent is gone")
+
+    # --- the agent's messages
+
+    def _readable(self, _mask: int) -> None:
+        data = self._control.recv(1 << 20)
+        if not data:
+            self._stop("the agent is gone")
+            return
+        for message in self._messages.feed(data):
+            self._obey(message)
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case {"settings": settings}:
+                self._reconfigure(settings)
+            case {"drops": drops}:
+                self._record_drops(drops)
+            case {"record": record}:
+                self._record(record)
+            case {"stop": why}:
+                self._stop(str(why))
+
+    def _reconfigure(self, message: Message) -> None:
+        """A new policy, for what is asked from now on and for the flows that are open."""
+        settings = MediatorSettings.from_message(message)
+        before, self._settings = self._services.engine.policy, settings
+        self._services.engine = engine = _engine(settings)
+        self._services.resolver.servers = settings.resolvers
+        if engine.policy.digest != before.digest:
+            fields = {"who": settings.changed_by, "old": before.digest, "new": engine.policy.digest}
+            self._services.write(Record(Event.POLICY_CHANGE, fields))
+        assert self._listener is not None  # noqa: S101  (start came first)
+        self._listener.cut_refused()
+        self._send({"reconfigured": engine.policy.digest})
+
+    def _record_drops(self, drops: dict[str, list[int]]) -> None:
+        """Exact counts, from the kernel's counters by way of the agent."""
+        self._asked_for_counters = False
+        for what, (packets, size) in sorted(drops.items()):
+            self._services.write(Record(Event.DROP, {"what": what, "packets": packets, "bytes": size}))
+
+    def _record(self, message: Message) -> None:
+        self._services.write(Record(Event(message["event"]), message["fields"]))
+
+    def _stop(self, why: str) -> None:
+        self._why = why
+        self._services.reactor.stop()
+
+    # --- to the agent
+
+    def _ask_for_counters(self) -> None:
+        """Not more than one question at a time; the agent waits a second before it answers."""
+        if not self._asked_for_counters:
+            self._asked_for_counters = True
+            self._send({"drops": True})
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._control.send(encode(message))
+        except OSError as error:
+            self.abort(error)
+
+    def _note(self, event: Event, settings: MediatorSettings, **more: object) -> None:
+        policy = self._services.engine.policy.digest
+        self._services.write(Record(event, {"mode": settings.mode, "policy": policy, **more}))
+
+
+def _engine(settings: MediatorSettings) -> Engine:
+    policy = Policy(entries_from_json(list(settings.entries)))
+    addresses = frozenset(ip_address(text) for text in settings.host_addresses)
+    return Engine(Mode(settings.mode), policy, addresses)
+
+
+def report(error: BaseException) -> None:
+    """Why a mediator could not begin, for the agent's log."""
+    sys.stderr.write(f"mediator: {type(error).__name__}: {error}\n")

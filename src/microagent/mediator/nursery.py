@@ -1,0 +1,92 @@
+"""The parent of all mediators: a small process with everything loaded, which only forks.
+
+How this works: loading Python, OpenSSL's roots and our own modules takes a third of a second and some twenty
+megabytes. This process pays that once; each mediator is a fork that shares those pages and costs milliseconds. It
+has one thread and no event loop, so forking it is safe. It serves one agent over the socket on its standard input,
+and ends when the agent does.
+"""
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import ssl
+import sys
+from datetime import UTC, datetime
+
+import dns.rdata
+
+from microagent.api.control import MediatorSettings, Message, receive, send
+from microagent.errors import HostError
+from microagent.mediator import main as mediator
+from microagent.mediator.tls import LeafContexts, upstream_context
+from microagent.pki.ca import Issuer, create_ca
+
+
+def main() -> int:
+    """Serve the agent on standard input until it closes it; returns an exit code."""
+    line = socket.socket(fileno=os.dup(0))
+    first = receive(line)
+    if first is None:
+        return 0
+    context = upstream_context("\n".join(first[0]["upstream_ca"]))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel; the agent sees their lines end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the agent's terminal is the agent's to obey
+    _load_what_loads_late()
+    # What is loaded now is never looked at by the collector again, so that its pages stay shared.
+    gc.collect()
+    gc.freeze()
+    send(line, {"nursery": os.getpid()})
+    while (order := receive(line)) is not None:
+        message, descriptors = order
+        send(line, {"pid": _fork(line, message, descriptors, context)})
+    return 0
+
+
+def _load_what_loads_late() -> None:
+    """Some modules are imported when they are first needed, and a mediator can open no file: need them now.
+
+    dnspython does so for each record type, cryptography and the codecs for what a certificate takes.
+    """
+    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
+    LeafContexts(Issuer(*create_ca("nursery", datetime.now(UTC)))).for_name("nursery.test")
+
+
+def _fork(line: socket.socket, message: Message, descriptors: list[int], context: ssl.SSLContext) -> int:
+    pid = os.fork()
+    if pid:
+        for fd in descriptors:
+            os.close(fd)
+        return pid
+    code = 1
+    try:
+        line.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        _only_these_descriptors(descriptors)
+        mediator.run(MediatorSettings.from_message(message["spawn"]), descriptors, context)
+        code = 0
+    except (HostError, OSError, ValueError, TypeError) as error:
+        mediator.report(error)
+    finally:
+        # Nothing of the nursery's may run in this process: no atexit, no flushing of what it had buffered.
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _only_these_descriptors(descriptors: list[int]) -> None:
+    """Close everything but standard output and error and what was handed over."""
+    keep = sorted({1, 2, *descriptors})
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    low = 1
+    for fd in keep:
+        os.closerange(max(low, 1), fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""Bytes between two channels that this process reads: plain HTTP, and whatever is inside intercepted TLS.
+
+How this works: both channels are watched edge-triggered; each wake-up reads and writes until neither side moves.
+What is read goes through a conversation, which says what to send where. A side is not read while the other one
+has more than a little left to take: that is all the back-pressure there is, and the kernel passes it on.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from microagent.audit.record import Record
+from microagent.flows.http1 import Effect, Finish, ToGuest, ToUpstream, Write
+from microagent.mediator.channel import Channel
+from microagent.mediator.reactor import BOTH, Reactor, Timer
+
+# Unsent bytes for one side above which the other side is not read.
+_HIGH_WATER = 256 * 1024
+# Reads in one turn before other flows get theirs: with records of 16 KiB about a megabyte.
+_SHARE = 64
+# What may still be on its way to the guest after the conversation is over.
+_DRAIN_SECONDS = 30.0
+
+
+class Conversation(Protocol):
+    """What looks at the bytes: `flows.http1.HttpConversation`, or `flows.inside_tls.InsideTls`."""
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes to the server so far."""
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes to the guest so far."""
+
+    @property
+    def wants_guest(self) -> bool:
+        """Whether the guest should be read now."""
+
+    def from_guest(self, data: bytes, now: float) -> list[Effect]:
+        """Bytes from the guest."""
+
+    def from_upstream(self, data: bytes, now: float) -> list[Effect]:
+        """Bytes from the server."""
+
+    def guest_ended(self, now: float) -> list[Effect]:
+        """The guest sends no more."""
+
+    def upstream_ended(self, now: float) -> list[Effect]:
+        """The server sends no more."""
+
+
+class _Side:
+    """A channel, and what is still to be sent on it."""
+
+    __slots__ = ("blocked", "channel", "ended", "queue", "queued")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.queue: list[memoryview] = []
+        self.queued = 0
+        self.ended = False
+        self.blocked = False
+
+    def send(self, data: bytes) -> None:
+        """Send now what can be sent now, keep the rest."""
+        if self.queue:
+            self._keep(memoryview(data))
+            return
+        sent = self.channel.write(data)
+        if sent < len(data):
+            self._keep(memoryview(data)[sent:])
+
+    def _keep(self, view: memoryview) -> None:
+        if view:
+            self.queue.append(view)
+            self.queued += len(view)
+
+    def flush(self) -> bool:
+        """Send what was kept; True when something went."""
+        moved = False
+        while self.queue:
+            view = self.queue[0]
+            sent = self.channel.write(view)
+            if not sent:
+                break
+            moved = True
+            self.queued -= sent
+            if sent == len(view):
+                self.queue.pop(0)
+            else:
+                self.queue[0] = view[sent:]
+        return moved
+
+
+class ChannelRelay:
+    """Guest and upstream joined through a conversation, until it is finished or a side breaks."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        guest: Channel,
+        upstream: Channel,
+        conversation: Conversation,
+        write: Callable[[Record], None],
+        closed: Callable[[str], None],
+    ) -> None:
+        self._reactor = reactor
+        self._guest = _Side(guest)
+        self._upstream = _Side(upstream)
+        self._conversation = conversation
+        self._write = write
+        self._closed = closed
+        self._finishing = ""
+        self._drain: Timer | None = None
+        self._over = False
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that went to the server."""
+        return self._conversation.bytes_out
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that went to the guest."""
+        return self._conversation.bytes_in
+
+    def start(self) -> None:
+        """Begin."""
+        for side in (self._guest, self._upstream):
+            self._reactor.watch(side.channel.fileno(), BOTH, self._ready, self)
+        # OpenSSL may hold bytes of the handshake's last flight, which epoll knows nothing of.
+        self._reactor.soon(self._pump, self)
+
+    def close(self, why: str, *, reset: bool = False) -> None:
+        """End it now; `closed` is told once."""
+        if self._over:
+            return
+        self._over = True
+        if self._drain:
+            self._drain.cancel()
+        for side in (self._guest, self._upstream):
+            self._reactor.forget(side.channel.fileno())
+            side.channel.close(reset=reset)
+        self._closed(why)
+
+    def abort(self, error: Exception) -> None:
+        """A side broke: what the conversation still has to record, it records."""
+        if not self._finishing and not self._over:
+            for effect in self._conversation.upstream_ended(self._reactor.now):
+                if isinstance(effect, Write):
+                    self._write(effect.record)
+        self.close(f"reset: {error}" if isinstance(error, OSError) else f"fault: {error!r}", reset=True)
+
+    def _ready(self, _mask: int) -> None:
+        self._pump()
+
+    def _pump(self) -> None:
+        for _ in range(_SHARE):
+            if self._over:
+                return
+            moved = self._upstream.flush() | self._guest.flush()
+            if self._finishing:
+                if not self._guest.queue:
+                    self._say_goodbye()
+                return
+            if self._may_read(self._guest, self._upstream) and self._conversation.wants_guest:
+                moved |= self._read_guest()
+            if not self._finishing and self._may_read(self._upstream, self._guest):
+                moved |= self._read_upstream()
+            if not moved and not self._finishing:
+                return
+        self._reactor.soon(self._pump, self)
+
+    @staticmethod
+    def _may_read(side: _Side, other: _Side) -> bool:
+        return not side.ended and other.queued < _HIGH_WATER
+
+    def _read_guest(self) -> bool:
+        data = self._guest.channel.read()
+        if data is None:
+            return False
+        if data:
+            self._carry_out(self._conversation.from_guest(data, self._reactor.now))
+        else:
+            self._guest.ended = True
+            self._carry_out(self._conversation.guest_ended(self._reactor.now))
+        return True
+
+    def _read_upstream(self) -> bool:
+        data = self._upstream.channel.read()
+        if data is None:
+            return False
+        if data:
+            self._carry_out(self._conversation.from_upstream(data, self._reactor.now))
+        else:
+            self._upstream.ended = True
+            self._carry_out(self._conversation.upstream_ended(self._reactor.now))
+        return True
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case ToUpstream(data):
+                    self._upstream.send(data)
+                case ToGuest(data):
+                    self._guest.send(data)
+                case Write(record):
+                    self._write(record)
+                case Finish(why):
+                    self._finishing = why
+
+    def _say_goodbye(self) -> None:
+        """All was sent: end the stream, and give the guest time to close before the descriptor goes.
+
+        Closing at once would turn what the guest still sends (the rest of a refused upload) into a reset, which
+        can overtake our last bytes.
+        """
+        if self._drain is None:
+            self._guest.channel.end()
+            self._drain = self._reactor.later(_DRAIN_SECONDS, lambda: self.close(self._finishing))
+        while not self._guest.ended:
+            data = self._guest.channel.read()
+            if data is None:
+                return
+            self._guest.ended = not data
+        self.close(self._finishing)

@@ -1,0 +1,68 @@
+"""What every flow of a mediator shares."""
+
+import secrets
+import ssl
+import sys
+import traceback
+from dataclasses import dataclass, field
+
+from microagent.audit.record import Record
+from microagent.decision.engine import Engine
+from microagent.decision.leases import Leases
+from microagent.mediator.journal import Journal
+from microagent.mediator.reactor import Reactor
+from microagent.mediator.resolve import Resolver
+from microagent.mediator.splice import PipePool
+from microagent.mediator.tls import LeafContexts
+
+# Crockford's alphabet: nothing in it can be mistaken for something else when read aloud.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id() -> str:
+    """A decision id: twelve characters, sixty bits."""
+    number = secrets.randbits(60)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(55, -1, -5))
+
+
+@dataclass
+class Services:
+    """The mediator's one of each. `engine` is replaced when the policy changes; the rest stays."""
+
+    reactor: Reactor
+    engine: Engine
+    leases: Leases
+    resolver: Resolver
+    journal: Journal
+    leaves: LeafContexts
+    upstream_tls: ssl.SSLContext
+    pipes: PipePool = field(default_factory=PipePool)
+    mediated: bool = True
+
+    def new_id(self) -> str:
+        """An id for a flow or a decision."""
+        return new_id()
+
+    def write(self, record: Record) -> bool:
+        """Append a record; False when it could not be: then what it announces must not happen."""
+        if not self.mediated:
+            return True
+        try:
+            self.journal.write(record)
+        except OSError as error:
+            self.fault("journal", error)
+            return False
+        return True
+
+    @staticmethod
+    def fault(where: str, error: Exception) -> None:
+        """A surprise, for the operator's log."""
+        report_fault(where, error)
+
+
+def report_fault(where: str, error: Exception) -> None:
+    """The place and the kind, on standard error, and no byte of a guest's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].name}:{frames[-1].lineno}" if frames else "?"
+    sys.stderr.write(f"mediator: {type(error).__name__} in {where}, at {place}\n")
+    sys.stderr.flush()

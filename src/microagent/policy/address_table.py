@@ -1,0 +1,43 @@
+"""Blocks that are not the public internet. Written by make_address_table.py: change that, not this."""
+
+from typing import Final
+
+# (block, kind, what it is); the most specific block that holds an address speaks for it.
+TABLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("0.0.0.0/8", "never_by_name", "this network"),
+    ("0.0.0.0/32", "never_by_name", "unspecified"),
+    ("10.0.0.0/8", "private", "RFC 1918"),
+    ("100.64.0.0/10", "private", "shared address space"),
+    ("100.100.100.200/32", "never_by_name", "metadata"),
+    ("127.0.0.0/8", "never_by_name", "loopback"),
+    ("168.63.129.16/32", "never_by_name", "metadata"),
+    ("169.254.0.0/16", "never_by_name", "link-local"),
+    ("169.254.169.254/32", "never_by_name", "metadata"),
+    ("172.16.0.0/12", "private", "RFC 1918"),
+    ("192.0.0.0/24", "never_by_name", "IETF Protocol Assignments"),
+    ("192.0.0.0/29", "never_by_name", "IPv4 Service Continuity Prefix"),
+    ("192.0.0.8/32", "never_by_name", "IPv4 dummy address"),
+    ("192.0.0.170/32", "never_by_name", "NAT64/DNS64 Discovery"),
+    ("192.0.0.171/32", "never_by_name", "NAT64/DNS64 Discovery"),
+    ("192.0.0.192/32", "never_by_name", "metadata"),
+    ("192.88.99.0/24", "never_by_name", "6to4 relay anycast"),
+    ("192.168.0.0/16", "private", "RFC 1918"),
+    ("198.18.0.0/15", "private", "benchmarking"),
+    ("224.0.0.0/4", "never_by_name", "multicast"),
+    ("240.0.0.0/4", "never_by_name", "reserved"),
+    ("255.255.255.255/32", "never_by_name", "broadcast"),
+    ("::/128", "never_by_name", "unspecified"),
+    ("::1/128", "never_by_name", "loopback"),
+    ("64:ff9b:1::/48", "never_by_name", "IPv4-IPv6 translation"),
+    ("100::/64", "never_by_name", "Discard-Only Address Block"),
+    ("100:0:0:1::/64", "never_by_name", "Dummy IPv6 Prefix"),
+    ("2001::/23", "never_by_name", "IETF Protocol Assignments"),
+    ("2001:2::/48", "private", "benchmarking"),
+    ("2001:10::/28", "never_by_name", "ORCHID"),
+    ("5f00::/16", "never_by_name", "Segment Routing (SRv6) SIDs"),
+    ("fc00::/7", "private", "unique local"),
+    ("fd00:ec2::254/128", "never_by_name", "metadata"),
+    ("fe80::/10", "never_by_name", "link-local"),
+    ("fec0::/10", "private", "site-local"),
+    ("ff00::/8", "never_by_name", "multicast"),
+)

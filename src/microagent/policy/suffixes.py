@@ -1,0 +1,46 @@
+"""Where names are sold: the public suffix list, for entries only.
+
+Nothing that matches or decides comes here; the list is read when the first entry is parsed, which costs some 60 ms.
+"""
+
+from enum import Enum
+from functools import cache
+from typing import Protocol
+
+
+class _Suffixes(Protocol):
+    """What we use of publicsuffixlist, which carries no types."""
+
+    def is_public(self, name: str) -> bool: ...
+
+
+class Suffix(Enum):
+    """What a name is to the list, when it is a public suffix at all."""
+
+    NONE = "a name that somebody registered"
+    REGISTRY = "a top-level name, or one of the ICANN section"
+    MULTI_TENANT = "one of the private section: below it, each name is another stranger's"
+
+
+def suffix_kind(name: str) -> Suffix:
+    """The kind of a canonical name. Any name of one label is a REGISTRY, listed or not."""
+    if not _whole().is_public(name):
+        return Suffix.NONE
+    return Suffix.REGISTRY if _icann().is_public(name) else Suffix.MULTI_TENANT
+
+
+@cache
+def _icann() -> _Suffixes:
+    return _load(only_icann=True)
+
+
+@cache
+def _whole() -> _Suffixes:
+    return _load(only_icann=False)
+
+
+def _load(*, only_icann: bool) -> _Suffixes:
+    from publicsuffixlist import PublicSuffixList  # reads the list: see above
+
+    suffixes: _Suffixes = PublicSuffixList(only_icann=only_icann)
+    return suffixes

@@ -1,0 +1,77 @@
+"""Files of the state directory: written whole or not at all, and never through a link.
+
+Every call takes a descriptor of the directory it works in, so a path component cannot be swapped under it.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from microagent.errors import HostError
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_directory(name: str | Path, parent: int | None = None) -> int:
+    """A descriptor of a directory that is ours alone; HostError for a link, another owner or a loose mode."""
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    except OSError as error:
+        raise HostError(f"cannot open {name}: {error.strerror}") from error
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(fd)
+        raise HostError(f"{name} can be written by others", f"chown root {name} && chmod 0700 {name}")
+    return fd
+
+
+def ensure_directory(path: Path, mode: int) -> None:
+    """Makes a directory and its parents where they are missing; those that exist are left as they are."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot make {path}: {error.strerror}") from error
+
+
+def write_atomic(directory: int, name: str, data: bytes, mode: int = 0o600) -> None:
+    """Replaces a file: temporary file, fsync, rename, fsync of the directory. HostError when the disk refuses."""
+    temporary = f".{name}.{secrets.token_hex(4)}"
+    try:
+        fd = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory
+        )
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(temporary, dir_fd=directory)
+            raise
+        os.fsync(directory)
+    except OSError as error:
+        raise HostError(f"cannot write {name}: {error.strerror}") from error
+
+
+def read_file(directory: int, name: str) -> bytes:
+    """The bytes of a regular file; OSError when it is not there or is a link."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def listing(directory: int) -> list[str]:
+    """The names in a directory, sorted."""
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries)
+
+
+def open_append(directory: int, name: str) -> int:
+    """A descriptor that can read and append, mode 0600; HostError when the disk refuses."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, 0o600, dir_fd=directory)
+    except OSError as error:
+        raise HostError(f"cannot open {name}: {error.strerror}") from error

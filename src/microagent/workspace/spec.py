@@ -1,0 +1,158 @@
+"""What the user asked for: a workspace's settings, to and from JSON, strictly.
+
+The same object is stored with the workspace, so every later start applies it again.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from microagent.api.names import checked_name
+from microagent.errors import ApiError, PolicyError, Problem
+from microagent.policy.model import Entry, Mode, Policy
+from microagent.policy.parse import entries_from_json, entries_to_json
+
+MEMORY_MIB = range(64, 1024 * 1024 + 1)
+CPUS = range(1, 65)
+# The kernel refuses one argument or variable over 128 KiB; refusing it here names the culprit.
+_LONGEST_STRING = 128 * 1024 - 1
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """The mode and the entries (flags and file united), each with its origin."""
+
+    mode: Mode = Mode.GUARDED
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def policy(self) -> Policy:
+        """The entries as the engine takes them."""
+        return Policy(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSpec:
+    """Settings of one workspace. `command` empty means the image's own, or an idle guest if it has none."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    memory_mib: int = 1024
+    cpus: int = 1
+    egress: Egress = field(default_factory=Egress)
+    ephemeral: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that `from_json` takes."""
+        return {
+            "name": self.name,
+            "image": self.image,
+            "command": list(self.command),
+            "env": dict(self.env),
+            "memory_mib": self.memory_mib,
+            "cpus": self.cpus,
+            "egress": {"mode": self.egress.mode.value, "entries": entries_to_json(self.egress.entries)},
+            "ephemeral": self.ephemeral,
+        }
+
+
+def from_json(document: object) -> WorkspaceSpec:
+    """The settings in a JSON object. PolicyError names every field that is wrong, not only the first."""
+    if not isinstance(document, dict):
+        raise PolicyError((Problem("a workspace's settings are a JSON object"),))
+    problems = [Problem(f"unknown setting {key!r}") for key in document if key not in _FIELDS]
+    problems += [Problem(f"{key} is missing") for key in ("name", "image") if key not in document]
+    values: dict[str, Any] = {}
+    for key, decode in _FIELDS.items():
+        if key in document:
+            try:
+                values[key] = decode(document[key])
+            except ValueError as wrong:
+                problems.append(Problem(f"{key}: {wrong}"))
+            except ApiError as wrong:
+                problems.append(Problem(wrong.what, wrong.hint))
+            except PolicyError as wrong:
+                problems.extend(wrong.problems)
+    if problems:
+        raise PolicyError(tuple(problems))
+    return WorkspaceSpec(**values)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a string")
+    if "\0" in value or len(value.encode("utf-8", "surrogatepass")) > _LONGEST_STRING:
+        raise ValueError("has a NUL or is over 128 KiB")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("is not valid Unicode")
+    return value
+
+
+def _image(value: object) -> str:
+    text = _text(value)
+    if not text or text.startswith("-") or not text.isprintable():
+        raise ValueError(f"{text!r} is not an image reference")
+    return text
+
+
+def _command(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("not a list of strings")
+    return tuple(_text(argument) for argument in value)
+
+
+def _env(value: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise ValueError("not an object of strings")
+    for name in value:
+        if not isinstance(name, str) or not _VARIABLE.match(name):
+            raise ValueError(f"{name!r} is not a variable's name")
+    return tuple((name, _text(text)) for name, text in value.items())
+
+
+def _whole(allowed: range) -> Callable[[object], int]:
+    def decode(value: object) -> int:
+        if type(value) is not int or value not in allowed:
+            raise ValueError(f"not a whole number from {allowed[0]} to {allowed[-1]}")
+        return value
+
+    return decode
+
+
+def _egress(value: object) -> Egress:
+    if not isinstance(value, dict) or set(value) - {"mode", "entries"}:
+        raise ValueError("not an object with `mode` and `entries`")
+    mode = Mode.parse(_text(value.get("mode", "")))
+    entries = value.get("entries", [])
+    if not isinstance(entries, list):
+        raise ValueError("entries: not a list")
+    egress = Egress(mode, entries_from_json(entries))
+    if mode is Mode.OFF and egress.entries:
+        raise ValueError("mode off mediates nothing, so entries cannot apply")
+    return egress
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("not true or false")
+    return value
+
+
+def _name(value: object) -> str:
+    return checked_name(_text(value))
+
+
+_FIELDS: dict[str, Callable[[object], Any]] = {
+    "name": _name,
+    "image": _image,
+    "command": _command,
+    "env": _env,
+    "memory_mib": _whole(MEMORY_MIB),
+    "cpus": _whole(CPUS),
+    "egress": _egress,
+    "ephemeral": _flag,
+}

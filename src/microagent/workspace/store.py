@@ -1,0 +1,142 @@
+"""The state directory: `workspaces/NAME/{workspace.json,ca.pem,ca-key.pem,egress.jsonl,…}`, root's alone.
+
+A workspace appears and disappears by one rename, so nobody ever sees half of one. Names beginning with a dot are
+work in progress; what an earlier agent left of it is swept when the store is opened.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from microagent.api.names import checked_name
+from microagent.errors import ApiError, HostError
+from microagent.workspace.files import ensure_directory, listing, open_append, open_directory, read_file, write_atomic
+from microagent.workspace.record import Record, from_bytes
+from microagent.workspace.spec import WorkspaceSpec
+
+# Above what useradd, systemd (DynamicUser ends at 65519, nspawn at 1879048191) and subordinate ranges hand out.
+FIRST_UID = 1_879_100_000
+
+RECORD = "workspace.json"
+CERTIFICATE = "ca.pem"
+KEY = "ca-key.pem"
+EGRESS = "egress.jsonl"
+OVERLAY = "overlay.ext4"
+CONSOLE = "console.log"
+OUTPUT = "output.log"
+
+
+class Store:
+    """The workspaces on disk. Made and used by the one agent of a state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        ensure_directory(state_dir, 0o700)
+        os.close(open_directory(state_dir))
+        self._root = state_dir / "workspaces"
+        ensure_directory(self._root, 0o700)
+        self._fd = open_directory(self._root)
+        for leftover in listing(self._fd):
+            if leftover.startswith("."):
+                shutil.rmtree(leftover, dir_fd=self._fd)
+
+    def close(self) -> None:
+        """Gives the directory's descriptor back."""
+        os.close(self._fd)
+
+    def names(self) -> list[str]:
+        """Names of all workspaces, sorted."""
+        return [name for name in listing(self._fd) if not name.startswith(".")]
+
+    def path(self, name: str, file: str = "") -> Path:
+        """The path of a workspace's directory, or of a file in it."""
+        return self._root / checked_name(name) / file
+
+    def create(self, spec: WorkspaceSpec, ca: tuple[bytes, bytes], now: str) -> Record:
+        """Stores a new workspace with its CA (certificate, key); ApiError `conflict` when the name is taken."""
+        name = checked_name(spec.name)
+        if name in self.names():
+            raise ApiError("conflict", f"workspace {name} exists already", f"microagent delete {name}")
+        uid = self._free_uids()
+        record = Record(spec=spec, mediator_uid=uid, guest_uid=uid + 1, created=now, ca_made=now)
+        draft = f".new-{name}"
+        os.mkdir(draft, 0o700, dir_fd=self._fd)
+        try:
+            with self._directory(draft) as directory:
+                write_atomic(directory, CERTIFICATE, ca[0], 0o644)
+                write_atomic(directory, KEY, ca[1], 0o600)
+                write_atomic(directory, RECORD, record.to_bytes())
+            os.rename(draft, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException:
+            shutil.rmtree(draft, dir_fd=self._fd)
+            raise
+        os.fsync(self._fd)
+        return record
+
+    def load(self, name: str) -> Record:
+        """The stored workspace; ApiError `not_found`, or HostError when its file is damaged."""
+        try:
+            with self._directory(name) as directory:
+                return from_bytes(read_file(directory, RECORD), str(self.path(name, RECORD)))
+        except FileNotFoundError as error:
+            raise ApiError("not_found", f"there is no workspace {name}", "microagent ps") from error
+
+    def save(self, record: Record) -> Record:
+        """Writes the record again and returns it."""
+        with self._directory(record.name) as directory:
+            write_atomic(directory, RECORD, record.to_bytes())
+        return record
+
+    def renew_ca(self, record: Record, ca: tuple[bytes, bytes], now: str) -> Record:
+        """Replaces a CA that comes to its end."""
+        with self._directory(record.name) as directory:
+            write_atomic(directory, CERTIFICATE, ca[0], 0o644)
+            write_atomic(directory, KEY, ca[1], 0o600)
+        return self.save(replace(record, ca_made=now))
+
+    def ca(self, name: str) -> tuple[bytes, bytes]:
+        """Certificate and key, PEM."""
+        with self._directory(name) as directory:
+            return read_file(directory, CERTIFICATE), read_file(directory, KEY)
+
+    def open_log(self, name: str, file: str) -> int:
+        """An append-only descriptor of one of the workspace's logs; the caller closes it."""
+        with self._directory(name) as directory:
+            return open_append(directory, file)
+
+    def remove(self, name: str) -> bool:
+        """Deletes a workspace and all its files; False when there was none."""
+        gone = f".gone-{checked_name(name)}"
+        try:
+            os.rename(name, gone, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(gone, dir_fd=self._fd)
+        return True
+
+    def _free_uids(self) -> int:
+        """The lowest pair of uids (mediator, guest) that no workspace has; two workspaces never share one."""
+        taken = {record.mediator_uid for record in self._readable()}
+        return next(uid for uid in count(FIRST_UID, 2) if uid not in taken)
+
+    def _readable(self) -> Iterator[Record]:
+        """All but damaged ones, which can never run."""
+        for name in self.names():
+            with suppress(HostError):
+                yield self.load(name)
+
+    @contextmanager
+    def _directory(self, name: str) -> Iterator[int]:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise HostError(f"cannot open {self._root / name}: {error.strerror}") from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)

@@ -1,0 +1,165 @@
+"""A workspace without agent and virtual machine: the real network, the real mediator, and a `LinuxGuest` on
+the tap.
+
+How this works: network and nursery are made by a thread that has entered the internet's `host` namespace,
+because what the agent does it does there. That thread runs an event loop, and the test hands it coroutines.
+"""
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from tests.kernel.guest import LinuxGuest
+
+from microagent.agent.mediators import Mediator, Nursery
+from microagent.api.control import MediatorSettings
+from microagent.demo import world
+from microagent.demo.internet import Internet
+from microagent.host import links, netns
+from microagent.host.network import Network
+from microagent.host.ruleset import Steering
+from microagent.pki.ca import create_ca
+from microagent.policy.model import Mode, Policy, Verb
+from microagent.policy.parse import entries_to_json, parse_entry
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+UID = 61234  # nobody's
+_PATIENCE = 10.0  # seconds that anything which is bound to happen may take on a busy machine
+
+
+class Room:
+    """A thread in a network namespace with an event loop; `call` runs a coroutine there."""
+
+    def __init__(self, internet: Internet) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=internet.host.run, args=(self._run,), name="room", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+
+class Workspace:
+    """One workspace, ready for its guest to be used; a context manager."""
+
+    def __init__(
+        self,
+        internet: Internet,
+        directory: Path,
+        mode: str = "strict",
+        allow: Sequence[str] = (),
+        passthrough: Sequence[str] = (),
+        name: str = "lab",
+    ) -> None:
+        self._undo = ExitStack()
+        self.internet = internet
+        self.name, self.mode = name, mode
+        self.policy = _policy(allow, passthrough)
+        self.directory = directory / name
+        self.directory.mkdir(mode=0o700)
+        self.log = self.directory / "egress.jsonl"
+        with ExitStack() as undo:
+            self._build(undo)
+            self._undo = undo.pop_all()
+
+    def _build(self, undo: ExitStack) -> None:
+        self.room = Room(self.internet)
+        undo.callback(self.room.close)
+        self._certificate, self._key = create_ca(self.name, datetime.now(UTC))
+        self._log_fd = os.open(self.log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, self._log_fd)
+        self.nursery = self.room.call(Nursery.start((self.internet.ca.read_text(),)))
+        undo.callback(lambda: self.room.call(self.nursery.close()))
+        path = self.directory / "netns" / self.name
+        undo.callback(netns.release_directory, path.parent)
+        self.network = self.internet.host.run(lambda: Network.create(path, self._steering()))
+        undo.callback(self.network.remove)
+        self.mediator = self.spawn_mediator()
+        undo.callback(lambda: self.room.call(self.mediator.stop()))
+        self.network.raise_tap()
+        self.guest = undo.enter_context(LinuxGuest(self.network.tap, self.directory, self._certificate))
+
+    def spawn_mediator(self) -> Mediator:
+        """Start a mediator on the workspace's sockets, as the agent does."""
+        self.mediator = self.room.call(
+            self.nursery.spawn(self.settings(), self.network.sockets, self._log_fd, self.network.new_drops)
+        )
+        return self.mediator
+
+    def settings(self) -> MediatorSettings:
+        """What its mediator is told."""
+        addresses = self.internet.host.run(links.host_addresses)
+        return MediatorSettings(
+            workspace=self.name,
+            mode=self.mode,
+            entries=tuple(entries_to_json(self.policy.entries)),
+            ca_cert=self._certificate.decode(),
+            ca_key=self._key.decode(),
+            resolvers=(world.RESOLVER,),
+            host_addresses=tuple(sorted(addresses)),
+            uid=UID,
+        )
+
+    def in_netns(self, function: Callable[[], T]) -> T:
+        """Run a function inside the workspace's own namespace, behind the guest's back."""
+        return netns.run_inside(self.network.path, function)
+
+    def records(self, *events: str) -> list[Record]:
+        """The log so far, or those of its records that are of one of `events`."""
+        lines = self.log.read_text("utf-8").splitlines()
+        found: list[Record] = [json.loads(line) for line in lines]
+        return [record for record in found if not events or record["event"] in events]
+
+    def wait_for(self, event: str, **fields: object) -> Record:
+        """The first record of `event` that has these fields; waits for it, and fails with the log without it."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            for record in self.records(event):
+                if fields.items() <= record.items():
+                    return record
+            time.sleep(0.05)
+        log = "\n".join(map(str, self.records()))
+        raise AssertionError(f"no {event} with {fields} in:\n{log}")
+
+    def close(self) -> None:
+        """Take everything down, in reverse; idempotent."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _steering(self) -> Steering:
+        host = [IPv4Network(a) for a in links.host_addresses() if ":" not in a]
+        return Steering.from_policy(Mode(self.mode), self.policy, host=host)
+
+
+def _policy(allow: Sequence[str], passthrough: Sequence[str]) -> Policy:
+    entries = [parse_entry(Verb.ALLOW, text, "--egress-allow") for text in allow]
+    entries += [parse_entry(Verb.PASSTHROUGH, text, "--egress-passthrough") for text in passthrough]
+    return Policy(tuple(entries))

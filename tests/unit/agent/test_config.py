@@ -1,0 +1,38 @@
+"""agent.yaml, and the host's resolvers."""
+
+from pathlib import Path
+
+import pytest
+
+from microagent.agent.config import Config, load, resolvers
+from microagent.errors import HostError, PolicyError
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    file = written(tmp_path / "agent.yaml", "state_dir: /srv/m\nupstream_ca: [/etc/a.pem]\n")
+    assert load(file) == Config(state_dir=Path("/srv/m"), upstream_ca=(Path("/etc/a.pem"),))
+
+
+@pytest.mark.parametrize(
+    "text", ["state_dir: here", "state_dir: 1", "upstream_ca: /a.pem", "upstream_ca: [a.pem]", "statedir: /x", "[]"]
+)
+def test_wrong_files(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PolicyError, match=r"agent\.yaml:1"):
+        load(written(tmp_path / "agent.yaml", text))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot read"):
+        load(tmp_path / "none.yaml")
+
+
+def test_resolvers(tmp_path: Path) -> None:
+    text = "# nameserver 1.1.1.1\nsearch example.org\nnameserver 192.0.2.1\nnameserver\t2001:db8::1 # mine\n"
+    assert resolvers(written(tmp_path / "resolv.conf", text)) == ("192.0.2.1", "2001:db8::1")
+    with pytest.raises(HostError, match="names no resolver"):
+        resolvers(written(tmp_path / "empty", "search example.org\n"))

@@ -1,0 +1,98 @@
+"""What people see: the right words, and nothing that a guest could make of them."""
+
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from microagent.audit.render import columns, headings, inert, plain, rich_line, size, verdict
+
+ALLOW: dict[str, Any] = {
+    "ts": "2026-01-02T03:04:05.000006Z",
+    "event": "egress_allow",
+    "host": "api.example.org",
+    "dst": "203.0.113.7:443",
+    "proto": "tls",
+    "tls": "intercept",
+    "rule": "allow: api.example.org",
+}
+REQUEST = {
+    "ts": "2026-01-02T03:04:05.000006Z",
+    "event": "egress_request",
+    "host": "api.example.org",
+    "method": "GET",
+    "path": "/v1",
+    "status": 200,
+    "bytes_out": 120,
+    "bytes_in": 45_300,
+}
+
+
+def test_an_allow() -> None:
+    assert columns(ALLOW) == (
+        "03:04:05.000006",
+        "allow",
+        "api.example.org",
+        "203.0.113.7:443",
+        "tls intercept · rule allow: api.example.org",
+        "-",
+    )
+
+
+def test_a_request() -> None:
+    assert columns(REQUEST)[1:] == ("request", "api.example.org", "-", "GET /v1 200", "↑120 ↓45k")
+
+
+@pytest.mark.parametrize(
+    ("record", "word", "what"),
+    [
+        ({"event": "egress_dns_deny", "qname": "e.test", "qtype": "A", "reason": "r"}, "deny", "dns A · r"),
+        ({"event": "egress_internal_deny", "dst": "10.0.0.1:80", "reason": "r"}, "deny", "r"),
+        ({"event": "egress_drop", "what": "ipv6", "packets": 3, "bytes": 210}, "drop", "ipv6 3 packets"),
+        ({"event": "egress_mitm_upstream_error", "error": "expired"}, "error", "expired"),
+        ({"event": "gap"}, "error", "gap"),
+        ({"event": "mediator_up"}, "info", "mediator_up"),
+        ({"event": "unreadable_line", "line": 7}, "error", "line 7 of the log cannot be read"),
+        ({"event": "egress_close", "why": "end", "proto": "tcp"}, "close", "tcp"),
+        ({}, "info", "-"),
+    ],
+)
+def test_verdicts_and_reasons(record: dict[str, Any], word: str, what: str) -> None:
+    assert (verdict(record), columns(record)[4]) == (word, what)
+
+
+def test_columns_stand_under_their_headings() -> None:
+    assert headings().index("HOST") == plain(ALLOW).index("api.example.org")
+    assert headings().index("DST") == plain(ALLOW).index("203.0.113.7")
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0"), (999, "999"), (1000, "1.0k"), (1234, "1.2k"), (99_950, "100k"), (34_000_000, "34M")]
+)
+def test_sizes(count: int, shown: str) -> None:
+    assert size(count) == shown
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[31mred", "\x1b]52;c;AAAA\x07", "a\u202eb", "a\u2028b", "line\nbreak", "\u200bzero", "\x9b31m"]
+)
+def test_nothing_hostile_reaches_a_terminal(hostile: str) -> None:
+    shown = plain({**ALLOW, "host": hostile})
+    assert all(unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp") for char in shown)
+    assert inert(hostile) in shown
+
+
+def test_markup_is_not_interpreted() -> None:
+    console = Console(force_terminal=True, width=200, color_system="truecolor")
+    with console.capture() as capture:
+        console.print(rich_line({**ALLOW, "host": "[bold]x[/bold] [link=https://e.test]y[/link]"}))
+    assert "[bold]x[/bold] [link=https://e.test]y[/link]" in capture.get()
+
+
+@given(st.dictionaries(st.sampled_from([*ALLOW, *REQUEST, "signal", "reason"]), st.text() | st.integers() | st.none()))
+def test_any_record_renders_to_one_line(record: dict[str, Any]) -> None:
+    assert "\n" not in plain(record)
+    assert "\n" not in rich_line(record).plain

@@ -1,0 +1,103 @@
+"""The command as a program: codes, shapes of errors, and what is imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOCKET = "/nonexistent/agent.sock"
+
+
+def microagent(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "microagent.cli", *arguments],
+        env={**os.environ, "MICROAGENT_SOCKET": SOCKET, **env},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def test_help_imports_nothing_slow() -> None:
+    program = (
+        "import sys\nfrom microagent.cli.main import main\ntry:\n main()\nexcept SystemExit: pass\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split("Watch a guest try to get out.")[1].split())
+    assert not loaded & {"aiohttp", "rich", "cryptography", "yaml", "idna", "pyroute2", "nftables"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bogus",),
+        ("ps", "--bogus"),
+        ("status",),
+        ("run", "--egress", "strcit", "base"),
+        ("run", "--egress", "off", "--egress-allow", "a.example.org", "base"),
+        ("run", "--egress-policy", "/nonexistent.yaml", "base"),
+        ("run", "--egress-allow", "*", "base"),
+        ("run", "--memory", "much", "base"),
+        ("run", "--name", "../x", "base"),
+        ("create", "../x", "--image", "base"),
+        ("create", "x"),
+        ("status", "../x"),
+        ("policy", "check", "/nonexistent.yaml"),
+        ("policy", "explain", "a.example.org"),
+        ("egress", "x", "--limit", "-1"),
+    ],
+)
+def test_wrong_usage_is_2_in_the_one_shape(arguments: tuple[str, ...]) -> None:
+    done = microagent(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    as_json = microagent("--json", *arguments)
+    assert as_json.returncode == 2
+    assert json.loads(as_json.stderr)["error"]["code"] == "invalid"
+
+
+def test_json_is_taken_before_and_after_the_verb() -> None:
+    before, after = microagent("--json", "ps"), microagent("ps", "--json")
+    assert before.stderr == after.stderr
+    assert json.loads(after.stderr)["error"]["code"] == "no_agent"
+
+
+def test_no_agent_is_1_with_a_hint() -> None:
+    done = microagent("ps")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"error: no agent answers on {SOCKET}",
+        "hint: start one as root: microagent agent",
+    ]
+
+
+def test_a_wrong_policy_file_has_line_column_and_spelling(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("allowed:\n  - a.example.org\n")
+    done = microagent("run", "--egress-policy", str(policy), "base", "true")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"error: {policy}:1:1: unknown key 'allowed'"
+    assert "'allow'" in done.stderr
+
+
+def test_policy_check(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"allow": ["B.example.org"], "passthrough": [".c.example.org"]}')
+    assert "1 allow, 1 passthrough" in microagent("policy", "check", str(policy)).stdout
+    found = json.loads(microagent("policy", "check", "--json", str(policy)).stdout)
+    assert (found["allow"], found["passthrough"]) == (["b.example.org"], [".c.example.org"])
+
+
+def test_what_an_error_quotes_cannot_colour_a_terminal() -> None:
+    done = microagent("run", "--egress-allow", "\x1b[31mx.example.org", "base")
+    assert "\x1b" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m microagent.cli --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,98 @@
+"""Flags and files become the API's settings object."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microagent.cli.egress_options import OFF_WARNING, egress_json
+from microagent.cli.settings import settings_json
+from microagent.errors import ApiError, MicroagentError, PolicyError
+
+EGRESS = {"mode": "guarded", "entries": []}
+
+
+def made(tmp_path: Path, text: str = "", **flags: Any) -> dict[str, Any]:
+    file = tmp_path / "microagent.yaml"
+    file.write_text(text)
+    given: dict[str, Any] = {"image": None, "command": (), "env": (), "memory_mib": None, "cpus": None} | flags
+    return settings_json("a", egress=EGRESS, file=str(file), **given)
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    text = "image: base\ncommand: [sleep, '1']\nenv: {A: '1', B: '2'}\nmemory: 256\ncpus: 2\n"
+    assert made(tmp_path, text, env=("A=9",), cpus=4) == {
+        "name": "a",
+        "egress": EGRESS,
+        "image": "base",
+        "command": ["sleep", "1"],
+        "env": {"A": "9", "B": "2"},
+        "memory_mib": 256,
+        "cpus": 4,
+    }
+
+
+@pytest.mark.parametrize("key", ["egress", "egress-allow", "egress_policy", "Egress"])
+def test_egress_in_the_file_is_an_error_that_says_so(tmp_path: Path, key: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        made(tmp_path, f"image: base\n{key}: strict\n")
+    assert ":2:1:" in caught.value.what
+    assert "configured by flags and policy file" in caught.value.what
+    assert "--egress" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["image: base\nname: b\n", "cpus: 1\n", "image: base\nenv: [A]\n", "imag: base\n"])
+def test_files_that_cannot_be(tmp_path: Path, text: str) -> None:
+    with pytest.raises(MicroagentError):
+        made(tmp_path, text)
+
+
+def test_paths_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert made(tmp_path, image="./rootfs")["image"] == str(tmp_path / "rootfs")
+    assert made(tmp_path, image="base")["image"] == "base"
+
+
+def test_a_variable_without_value_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "a=b")
+    monkeypatch.delenv("NONE", raising=False)
+    assert made(tmp_path, image="base", env=("TOKEN", "NONE", "X=", "Y=1=2"))["env"] == {
+        "TOKEN": "a=b",
+        "X": "",
+        "Y": "1=2",
+    }
+    with pytest.raises(ApiError):
+        made(tmp_path, image="base", env=("=x",))
+
+
+def test_an_empty_mode_is_guarded() -> None:
+    assert egress_json("", (), (), None) == EGRESS
+
+
+def test_off_warns_and_takes_no_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert egress_json("off", (), (), None)["mode"] == "off"
+    assert capsys.readouterr().err == f"{OFF_WARNING}\n"
+    empty = tmp_path / "policy.yaml"
+    empty.write_text("allow: []\n")
+    for policy in ((("a.example",), (), None), ((), ("a.example",), None), ((), (), str(empty))):
+        with pytest.raises(ApiError, match="no policy can apply"):
+            egress_json("off", *policy)
+
+
+def test_flags_and_file_are_united_with_their_origins(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("allow:\n  - b.example.org\n")
+    found = egress_json("strict", ("a.example.org",), ("c.example.org",), str(policy))
+    assert [(e["verb"], e["entry"], e["origin"]) for e in found["entries"]] == [
+        ("allow", "a.example.org", "--egress-allow"),
+        ("passthrough", "c.example.org", "--egress-passthrough"),
+        ("allow", "b.example.org", f"{policy}:2:5"),
+    ]
+
+
+def test_every_wrong_entry_is_named(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("allow: ['*.c.example']\n")
+    with pytest.raises(PolicyError) as caught:
+        egress_json("strict", ("https://a.example",), ("*",), str(policy))
+    assert len(caught.value.problems) == 3

@@ -1,0 +1,167 @@
+"""The HTTP/1.1 conversation: what goes on, what does not, and what is on record."""
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from microagent.decision.verdict import Action, Reason, Verdict, refusal
+from microagent.flows.http1 import Effect, Finish, HttpConversation, ToGuest, ToUpstream, Write
+
+GET = b"GET /a?token=secret HTTP/1.1\r\nHost: api.ok.test\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def conversation(verdict: Verdict | None = None) -> HttpConversation:
+    allowed = verdict or Verdict(Action.ALLOW, Reason.NAME_LISTED, host="api.ok.test")
+    ids = (f"d{n}" for n in itertools.count())
+    return HttpConversation(lambda: allowed, "api.ok.test", 443, "203.0.113.10:443", "flow1", lambda: next(ids))
+
+
+def out(effects: list[Effect]) -> bytes:
+    return b"".join(e.data for e in effects if isinstance(e, ToUpstream))
+
+
+def back(effects: list[Effect]) -> bytes:
+    return b"".join(e.data for e in effects if isinstance(e, ToGuest))
+
+
+def records(effects: list[Effect]) -> list[dict[str, object]]:
+    return [{"event": str(e.record.event), **e.record.fields} for e in effects if isinstance(e, Write)]
+
+
+def test_a_request_passes_unchanged_and_is_recorded_without_its_query() -> None:
+    talk = conversation()
+    assert out(talk.from_guest(GET, 1.0)) == GET
+    effects = talk.from_upstream(OK, 1.5)
+    assert back(effects) == OK
+    (record,) = records(effects)
+    assert record["path"] == "/a"
+    assert (record["status"], record["bytes_out"], record["bytes_in"]) == (200, len(GET), len(OK))
+    assert record["duration_ms"] == 500.0
+    assert "secret" not in json.dumps(record)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_any_chunking_gives_the_same_conversation(size: int) -> None:
+    post = b"POST /b HTTP/1.1\r\nHost: api.ok.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+
+    def pieces(data: bytes) -> Iterator[bytes]:
+        return (data[at : at + size] for at in range(0, len(data), size))
+
+    talk = conversation()
+    effects: list[Effect] = []
+    for request, response in ((post, answer), (GET, OK)):
+        for piece in pieces(request):
+            effects += talk.from_guest(piece, 1.0)
+        for piece in pieces(response):
+            effects += talk.from_upstream(piece, 1.0)
+    assert out(effects) == post + GET
+    assert back(effects) == answer + OK
+    assert [r["path"] for r in records(effects)] == ["/b", "/a"]
+
+
+def test_pipelined_requests_wait_for_their_turn() -> None:
+    talk = conversation()
+    assert out(talk.from_guest(GET + GET, 1.0)) == GET
+    assert not talk.wants_guest
+    effects = talk.from_upstream(OK, 1.0)
+    assert out(effects) == GET
+    assert len(records(effects)) == 1
+
+
+def test_another_host_on_the_same_connection_is_refused_and_does_not_go_on() -> None:
+    talk = conversation()
+    evil = b"GET /x HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+    assert out(talk.from_guest(GET + evil, 1.0)) == GET
+    effects = talk.from_upstream(OK, 1.0)
+    assert out(effects) == b""
+    assert back(effects).startswith(OK + b"HTTP/1.1 403 ")
+    deny = records(effects)[-1]
+    assert (deny["event"], deny["reason"], deny["host"]) == ("egress_deny", "host_mismatch", "evil.test")
+    assert isinstance(effects[-1], Finish)
+
+
+def test_a_policy_that_changed_refuses_the_next_request() -> None:
+    effects = conversation(refusal(Reason.NAME_NOT_LISTED, "api.ok.test")).from_guest(GET, 1.0)
+    assert out(effects) == b""
+    assert records(effects)[0]["reason"] == "name_not_listed"
+    assert json.loads(back(effects).split(b"\r\n\r\n", 1)[1])["decision"] == "d0"
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"CONNECT api.ok.test:443 HTTP/1.1\r\nHost: api.ok.test:443\r\n\r\n", "connect_refused"),
+        (GET[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n", "upgrade_refused"),
+        (b"GET / HTTP/1.1\r\nHost: api.ok.test:444\r\n\r\n", "host_mismatch"),
+        (b"POST / HTTP/1.1\r\nHost: api.ok.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "request_malformed"),
+        (b"GET / HTTP/1.1\r\nHost: api.ok.test\r\n X: folded\r\n\r\n", "request_malformed"),
+        (b"GET / HTTP/1.1\nHost: api.ok.test\n\n", "request_malformed"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "request_malformed"),
+    ],
+)
+def test_what_is_no_plain_request_is_refused_and_nothing_goes_on(head: bytes, reason: str) -> None:
+    effects = conversation().from_guest(head, 1.0)
+    assert out(effects) == b""
+    assert records(effects)[0]["reason"] == reason
+    assert isinstance(effects[-1], Finish)
+
+
+def test_a_websocket_becomes_a_tunnel_only_with_101() -> None:
+    upgrade = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    talk = conversation()
+    assert out(talk.from_guest(upgrade, 1.0)) == upgrade
+    assert back(talk.from_upstream(switched + b"frame", 1.0)) == switched + b"frame"
+    assert out(talk.from_guest(GET, 1.0)) == GET
+    assert talk.tunnel
+
+    refused = conversation()
+    refused.from_guest(upgrade, 1.0)
+    refused.from_upstream(OK, 1.0)
+    assert not refused.tunnel
+
+
+def test_101_that_nobody_asked_for_is_a_bad_gateway() -> None:
+    talk = conversation()
+    talk.from_guest(GET, 1.0)
+    effects = talk.from_upstream(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", 1.0)
+    assert back(effects).startswith(b"HTTP/1.1 502 ")
+
+
+def test_bytes_that_no_request_asked_for_end_the_connection() -> None:
+    talk = conversation()
+    talk.from_guest(GET, 1.0)
+    effects = talk.from_upstream(OK + OK, 1.0)
+    assert back(effects) == OK
+    assert effects[-1] == Finish("unsolicited response")
+    idle = conversation()
+    assert idle.from_upstream(OK, 1.0) == [Finish("unsolicited response")]
+
+
+def test_a_body_that_ends_with_the_connection() -> None:
+    talk = conversation()
+    talk.from_guest(GET, 1.0)
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    assert back(talk.from_upstream(head + b"some", 1.0)) == head + b"some"
+    effects = talk.upstream_ended(2.0)
+    assert records(effects)[0]["bytes_in"] == len(head) + 4
+    assert isinstance(effects[-1], Finish)
+
+
+def test_a_response_to_head_has_no_body() -> None:
+    talk = conversation()
+    talk.from_guest(b"HEAD / HTTP/1.1\r\nHost: api.ok.test\r\n\r\n", 1.0)
+    effects = talk.from_upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", 1.0)
+    assert records(effects)[0]["status"] == 200
+    assert talk.wants_guest
+
+
+def test_an_unfinished_exchange_is_on_record_too() -> None:
+    talk = conversation()
+    talk.from_guest(GET, 1.0)
+    (record,) = records(talk.upstream_ended(2.0))
+    assert record["status"] == 0

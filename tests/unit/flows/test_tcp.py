@@ -1,0 +1,197 @@
+"""A TCP flow's head, as conversations: what it is told, and what it asks for."""
+
+import ssl
+from ipaddress import IPv4Address
+
+import pytest
+
+from microagent.audit.record import Record
+from microagent.decision.engine import Engine
+from microagent.decision.leases import Leases
+from microagent.flows import vocabulary as v
+from microagent.flows.tcp import SERVER_FIRST_SECONDS, TcpHead
+from microagent.policy.model import Mode, Policy, Verb
+from microagent.policy.parse import parse_entry
+
+OK = IPv4Address("203.0.113.10")
+OTHER = IPv4Address("203.0.113.99")
+INSIDE = IPv4Address("10.1.2.3")
+
+
+def hello(name: str | None) -> bytes:
+    """A ClientHello as OpenSSL writes it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def request(host: str) -> bytes:
+    return f"GET /secret?token=1 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
+class Talk:
+    """A head under test; the clock stands still."""
+
+    def __init__(
+        self,
+        *entries: str,
+        mode: Mode = Mode.STRICT,
+        to: IPv4Address = OK,
+        port: int = 443,
+        leased: tuple[tuple[str, IPv4Address], ...] = (),
+    ) -> None:
+        parsed = tuple(parse_entry(Verb(e.split(": ")[0]), e.split(": ")[1], "test") for e in entries)
+        leases = Leases()
+        for name, address in leased:
+            leases.add(name, (address,), 100.0, 0.0)
+        self.head = TcpHead(Engine(mode, Policy(parsed)), leases, to, port, ident="flow1", now=0.0)
+        assert self.head.open() == [v.Peek(0, SERVER_FIRST_SECONDS)]
+
+    def hears(self, event: v.Event) -> list[v.Effect]:
+        return self.head.handle(event, 1.0)
+
+
+def record_of(effects: list[v.Effect]) -> Record:
+    first = effects[0]
+    assert isinstance(first, v.Write), effects
+    return first.record
+
+
+def test_allowed_tls_is_looked_up_pinned_recorded_dialled_intercepted() -> None:
+    talk = Talk("allow: api.ok.test")
+    assert talk.hears(v.Peeked(hello("api.ok.test"))) == [v.Resolve("api.ok.test")]
+    effects = talk.hears(v.Resolved((OK,)))
+    record = record_of(effects)
+    assert record.event == "egress_allow"
+    assert record.fields["rule"] == "allow: api.ok.test"
+    assert record.fields["dialed"] == "203.0.113.10:443"
+    assert effects[1:] == [v.Dial(OK, 443)]
+    assert talk.hears(v.Dialed()) == [v.Intercept("api.ok.test")]
+
+
+def test_a_leased_destination_needs_no_second_lookup() -> None:
+    talk = Talk("allow: api.ok.test", leased=(("api.ok.test", OK),))
+    assert v.Dial(OK, 443) in talk.hears(v.Peeked(hello("api.ok.test")))
+
+
+def test_passthrough_is_spliced() -> None:
+    talk = Talk("allow: .ok.test", "passthrough: pinned.ok.test", leased=(("pinned.ok.test", OK),))
+    assert record_of(talk.hears(v.Peeked(hello("pinned.ok.test")))).fields["tls"] == "passthrough"
+    assert talk.hears(v.Dialed()) == [v.Splice()]
+
+
+def test_another_destination_than_the_names_own_is_never_dialled() -> None:
+    talk = Talk("allow: api.ok.test", to=OTHER)
+    talk.hears(v.Peeked(hello("api.ok.test")))
+    effects = talk.hears(v.Resolved((OK,)))
+    assert effects[1] == v.Dial(OK, 443)
+    fields = record_of(effects).fields
+    assert (fields["dst"], fields["dialed"]) == ("203.0.113.99:443", "203.0.113.10:443")
+    assert "name-destination-mismatch" in fields["signal"]
+
+
+def test_a_refused_name_is_never_looked_up_and_the_guest_is_told_inside_tls() -> None:
+    effects = Talk("allow: api.ok.test").hears(v.Peeked(hello("evil.test")))
+    record = record_of(effects)
+    assert (record.event, record.ident, record.fields["reason"]) == ("egress_deny", "flow1", "name_not_listed")
+    assert isinstance(effects[1], v.Answer)
+    assert effects[1].data.startswith(b"HTTP/1.1 403 ")
+    assert b"flow1" in effects[1].data
+
+
+def test_a_hello_in_pieces_is_waited_for_and_then_decided_alike() -> None:
+    whole = hello("api.ok.test")
+    talk = Talk("allow: api.ok.test")
+    for size in range(1, len(whole)):
+        (effect,) = talk.hears(v.Peeked(whole[:size]))
+        assert isinstance(effect, v.Peek)
+        assert effect.seen == size
+    assert talk.hears(v.Peeked(whole)) == [v.Resolve("api.ok.test")]
+
+
+def test_half_a_hello_is_refused_when_the_time_is_over() -> None:
+    talk = Talk("allow: api.ok.test")
+    talk.hears(v.Peeked(hello("api.ok.test")[:50]))
+    effects = talk.hears(v.Waited())
+    assert record_of(effects).fields["reason"] == "name_late"
+    assert effects[1:] == [v.Reset()]
+
+
+def test_http_is_named_by_its_host_and_inspected() -> None:
+    talk = Talk("allow: api.ok.test", port=8080, leased=(("api.ok.test", OK),))
+    assert v.Dial(OK, 8080) in talk.hears(v.Peeked(request("api.ok.test:8080")))
+    assert talk.hears(v.Dialed()) == [v.Inspect("api.ok.test")]
+
+
+def test_refused_http_is_answered_with_the_reason_and_without_the_query() -> None:
+    effects = Talk("allow: api.ok.test", port=80).hears(v.Peeked(request("evil.test")))
+    assert record_of(effects).fields["reason"] == "name_not_listed"
+    assert isinstance(effects[1], v.Answer)
+    assert b"token" not in effects[1].data
+
+
+def test_two_hosts_in_one_request_are_refused_with_400() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: api.ok.test\r\nHost: evil.test\r\n\r\n"
+    effects = Talk("allow: api.ok.test", port=80).hears(v.Peeked(data))
+    assert record_of(effects).fields["reason"] == "request_malformed"
+    assert isinstance(effects[1], v.Answer)
+    assert effects[1].data.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_silent_client_is_decided_by_the_lease_of_its_destination() -> None:
+    talk = Talk("allow: git.ok.test", port=22, leased=(("git.ok.test", OK),))
+    effects = talk.hears(v.Waited())
+    assert record_of(effects).fields["host"] == "git.ok.test"
+    assert effects[1] == v.Dial(OK, 22)
+    assert talk.hears(v.Dialed()) == [v.Splice()]
+
+
+def test_a_bare_address_is_refused_in_strict_and_open_in_guarded_if_public() -> None:
+    refused = Talk(port=22).hears(v.Waited())
+    assert record_of(refused).fields["reason"] == "address_not_listed"
+    assert refused[1:] == [v.Reset()]
+    opened = Talk(port=22, mode=Mode.GUARDED).hears(v.Waited())
+    assert record_of(opened).fields["unlisted"] is True
+    assert opened[1] == v.Dial(OK, 22)
+    inside = Talk(port=22, mode=Mode.GUARDED, to=INSIDE).hears(v.Waited())
+    assert record_of(inside).event == "egress_internal_deny"
+
+
+def test_the_inside_part_of_a_mixed_answer_is_never_dialled() -> None:
+    talk = Talk("allow: mixed.ok.test", to=OTHER)
+    talk.hears(v.Peeked(hello("mixed.ok.test")))
+    assert talk.hears(v.Resolved((INSIDE, OK)))[1] == v.Dial(OK, 443)
+    again = talk.hears(v.DialFailed("Connection refused"))
+    assert not any(isinstance(effect, v.Dial) for effect in again)
+
+
+def test_a_suffix_that_resolves_inside_is_refused_with_the_entry_that_would_permit_it() -> None:
+    talk = Talk("allow: .ok.test", to=INSIDE)
+    talk.hears(v.Peeked(hello("db.ok.test")))
+    record = record_of(talk.hears(v.Resolved((INSIDE,))))
+    assert record.event == "egress_internal_deny"
+    assert "allow: 10.1.2.3" in record.fields["hint"]
+
+
+def test_an_unresolvable_name_falls_back_to_the_guests_address_in_guarded_only() -> None:
+    guarded = Talk(mode=Mode.GUARDED)
+    guarded.hears(v.Peeked(hello("local.example.test")))
+    assert guarded.hears(v.Resolved(()))[1] == v.Dial(OK, 443)
+    strict = Talk("allow: local.example.test")
+    strict.hears(v.Peeked(hello("local.example.test")))
+    assert record_of(strict.hears(v.Resolved(()))).fields["reason"] == "name_unresolved"
+
+
+def test_every_address_of_the_name_is_tried_and_each_try_is_on_record_first() -> None:
+    talk = Talk("allow: api.ok.test", to=INSIDE)
+    talk.hears(v.Peeked(hello("api.ok.test")))
+    talk.hears(v.Resolved((OK, OTHER)))
+    effects = talk.hears(v.DialFailed("Connection refused"))
+    assert [type(effect) for effect in effects] == [v.Write, v.Write, v.Dial]
+    assert effects[2] == v.Dial(OTHER, 443)
+    last = talk.hears(v.DialFailed("timed out"))
+    assert [type(effect) for effect in last] == [v.Write, v.Reset]

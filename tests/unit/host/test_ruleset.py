@@ -1,0 +1,51 @@
+"""What a policy means for addresses alone."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+from microagent.host.ruleset import Steering
+from microagent.policy.model import Mode, Policy, Verb
+from microagent.policy.parse import parse_entry
+
+
+def steering(*entries: str, mode: Mode = Mode.STRICT) -> Steering:
+    return Steering.from_policy(mode, Policy(tuple(parse_entry(Verb.ALLOW, e, "test") for e in entries)))
+
+
+def refused(made: Steering, address: str) -> bool:
+    """As the rules read the sets: passable first."""
+    ip = IPv4Address(address)
+    return any(ip in n for n in made.inside) and not any(ip in n for n in made.passable)
+
+
+def test_inside_is_refused_by_the_kernel_in_both_modes() -> None:
+    for mode in (Mode.GUARDED, Mode.STRICT):
+        made = steering(".example.org", mode=mode)
+        for address in ("10.0.0.1", "192.168.1.1", "169.254.169.254", "127.0.0.1", "168.63.129.16", "100.64.0.1"):
+            assert refused(made, address), address
+        assert not refused(made, "203.0.113.10")
+
+
+def test_an_exact_name_may_be_private_so_the_mediator_decides_there() -> None:
+    made = steering("db.example.org")
+    assert not refused(made, "10.0.0.1")
+    assert refused(made, "169.254.169.254")
+
+
+def test_an_address_entry_opens_itself_and_nothing_else() -> None:
+    made = steering("10.20.0.0/16", "169.254.169.254")
+    assert not refused(made, "10.20.3.4")
+    assert not refused(made, "169.254.169.254")
+    assert refused(made, "10.21.0.1")
+    assert refused(made, "169.254.169.253")
+
+
+def test_off_refuses_nothing_and_still_clears_the_sets() -> None:
+    assert steering(mode=Mode.OFF).script() == "flush set ip workspace inside\nflush set ip workspace passable\n"
+
+
+def test_the_script_holds_networks_and_nothing_else() -> None:
+    made = Steering((IPv4Network("10.0.0.0/8"),), (IPv4Network("10.1.2.3/32"),))
+    assert made.script().splitlines()[2:] == [
+        "add element ip workspace inside { 10.0.0.0/8 }",
+        "add element ip workspace passable { 10.1.2.3/32 }",
+    ]
