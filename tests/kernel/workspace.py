@@ -57,6 +57,11 @@ class Room:
     def _run(self) -> None:
         try:
             self._loop.run_forever()
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self._loop.run_until_complete(asyncio.wait(left))
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
@@ -73,10 +78,11 @@ class Workspace:
         allow: Sequence[str] = (),
         passthrough: Sequence[str] = (),
         name: str = "lab",
+        resolvers: Sequence[str] = (world.RESOLVER,),
     ) -> None:
         self._undo = ExitStack()
         self.internet = internet
-        self.name, self.mode = name, mode
+        self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
         self.directory.mkdir(mode=0o700)
@@ -118,7 +124,7 @@ class Workspace:
             entries=tuple(entries_to_json(self.policy.entries)),
             ca_cert=self._certificate.decode(),
             ca_key=self._key.decode(),
-            resolvers=(world.RESOLVER,),
+            resolvers=self.resolvers,
             host_addresses=tuple(sorted(addresses)),
             uid=UID,
         )

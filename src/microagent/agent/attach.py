@@ -72,13 +72,19 @@ async def _listen(socket: web.WebSocketResponse, supervisor: Supervisor, begun: 
     async for message in socket:
         if message.type is aiohttp.WSMsgType.BINARY and message.data[:1] == bytes((STDIN,)):
             await (await begun).stdin.write(message.data[1:])
-        elif message.type is aiohttp.WSMsgType.TEXT:
-            wish = json.loads(message.data).get("type")
-            if wish == "eof":
-                await (await begun).stdin.eof()
-            elif wish == "end":
-                break
+        elif message.type is not aiohttp.WSMsgType.TEXT or (wish := _wish(message.data)) == "end":
+            break
+        elif wish == "eof":
+            await (await begun).stdin.eof()
     await supervisor.kill()
+
+
+def _wish(text: str) -> str:
+    """What a text frame asks for; one that is none of ours ends the run."""
+    try:
+        return str(json.loads(text)["type"])
+    except (ValueError, TypeError, KeyError):
+        return "end"
 
 
 async def _tell(socket: web.WebSocketResponse, message: dict[str, Any]) -> None:

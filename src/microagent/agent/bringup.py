@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from microagent.agent.config import resolvers
+from microagent.agent.config import Config, resolvers
 from microagent.agent.keeper import Keeper
 from microagent.agent.mediators import Mediator
-from microagent.agent.output import Sink, pump
+from microagent.agent.output import Output, Sink
 from microagent.agent.services import Services
 from microagent.agent.undo import acquire
 from microagent.api.control import MediatorSettings
@@ -51,7 +51,8 @@ class Life:
     network: Network
     keeper: Keeper
     guest: Guest
-    output: asyncio.Task[None]
+    output: Output
+    pumping: asyncio.Task[None]
 
 
 async def bring_up(services: Services, record: Record, sink: Sink | None, undo: AsyncExitStack) -> Life:
@@ -71,21 +72,23 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
     network.close_tap()
     services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
     keeper.replaced = lambda: services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
-    output = asyncio.create_task(pump(guest.output, services.store, record.name, sink))
-    undo.push_async_callback(_cancelled, output)
-    return Life(record, network, keeper, guest, output)
+    output = Output(services.store, record.name, sink)
+    pumping = asyncio.create_task(output.pump(guest.output))
+    undo.push_async_callback(_cancelled, pumping)
+    await _ready(guest)
+    return Life(record, network, keeper, guest, output, pumping)
 
 
-def netns_path(services: Services, name: str) -> Path:
-    """Where the workspace's network namespace is kept."""
-    return services.config.run_dir / "netns" / name
+def netns_directory(config: Config) -> Path:
+    """Where the network namespaces are kept, one file a workspace."""
+    return config.run_dir / "netns"
 
 
 async def _network(services: Services, record: Record, undo: AsyncExitStack) -> Network:
     egress = record.spec.egress
     addresses = [IPv4Network(address) for address in await asyncio.to_thread(host_addresses) if ":" not in address]
     steering = Steering.from_policy(egress.mode, egress.policy, host=addresses)
-    making = asyncio.to_thread(Network.create, netns_path(services, record.name), steering)
+    making = asyncio.to_thread(Network.create, netns_directory(services.config) / record.name, steering)
     return await acquire(undo, making, lambda network: asyncio.to_thread(network.remove))
 
 
@@ -155,6 +158,18 @@ def _renewed(services: Services, record: Record) -> Record:
     if now - datetime.fromisoformat(record.ca_made) < _CA_AGE:
         return record
     return services.store.renew_ca(record, create_ca(record.name, now), timestamp(now))
+
+
+async def _ready(guest: Guest) -> None:
+    """Waits until the guest's command starts; HostError when it never will."""
+    ready, ended = asyncio.create_task(guest.ready.wait()), asyncio.create_task(guest.wait())
+    try:
+        await asyncio.wait([ready, ended], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            await ended
+    finally:
+        ready.cancel()
+        ended.cancel()
 
 
 async def _end(guest: Guest) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from microagent import __version__
+from microagent.agent.bringup import netns_directory
 from microagent.agent.config import Config, load
 from microagent.agent.fleet import Fleet
 from microagent.agent.ledger import Ledger
@@ -20,8 +21,9 @@ from microagent.agent.peers import group_id, listen
 from microagent.agent.server import application
 from microagent.agent.services import Services
 from microagent.agent.sweep import sweep
-from microagent.errors import HostError
+from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
+from microagent.host.netns import release_directory
 from microagent.workspace.files import ensure_directory
 from microagent.workspace.store import Store
 
@@ -50,13 +52,14 @@ def main(config_file: Path | None = None) -> None:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock; HostError when another agent does."""
+    """Holds the directory's lock; ApiError `conflict` when another agent does."""
     fd = os.open(directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.read(fd, 20).decode("ascii", "replace").strip()
-        raise HostError(f"another agent (pid {holder}) runs on {directory}", "one agent a state directory") from error
+        what = f"another agent (pid {holder}) runs on {directory}"
+        raise ApiError("conflict", what, "there is one agent a state directory; use that one, or stop it") from error
     try:
         os.truncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
@@ -90,6 +93,7 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         stack.callback(store.close)
         ledger = Ledger(config.run_dir)
         stack.callback(ledger.close)
+        stack.callback(release_directory, netns_directory(config))
         nursery = await Nursery.start(_pem_texts(config.upstream_ca))
         stack.push_async_callback(nursery.close)
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")

@@ -1,5 +1,6 @@
 """The guest's output: into output.log, and to whoever is attached, as it comes."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
@@ -12,21 +13,43 @@ Sink: TypeAlias = Callable[[int, bytes], Awaitable[None]]
 _LONGEST_LOG = 16 << 20
 
 
-async def pump(chunks: AsyncIterator[tuple[int, bytes]], store: Store, name: str, sink: Sink | None) -> None:
-    """Runs until the guest's output ends. An attached client that is slow slows the guest; one that left does not."""
-    fd = store.open_log(name, OUTPUT)
-    try:
-        async for channel, data in chunks:
-            os.write(fd, data)
-            if os.fstat(fd).st_size > _LONGEST_LOG:
-                os.close(fd)
-                path = store.path(name, OUTPUT)
-                path.replace(path.with_suffix(".log.1"))
-                fd = store.open_log(name, OUTPUT)
-            if sink:
-                try:
-                    await sink(channel, data)
-                except ConnectionError:
-                    sink = None
-    finally:
-        os.close(fd)
+class Output:
+    """Relays one run's output. An attached client that is slow slows the guest; one that left does not."""
+
+    def __init__(self, store: Store, name: str, sink: Sink | None) -> None:
+        self._store = store
+        self._name = name
+        self._sink = sink
+        self._sending: asyncio.Future[None] | None = None
+
+    async def pump(self, chunks: AsyncIterator[tuple[int, bytes]]) -> None:
+        """Runs until the guest's output ends."""
+        fd = self._store.open_log(self._name, OUTPUT)
+        try:
+            async for channel, data in chunks:
+                os.write(fd, data)
+                if os.fstat(fd).st_size > _LONGEST_LOG:
+                    os.close(fd)
+                    fd = self._rotate()
+                await self._send(channel, data)
+        finally:
+            os.close(fd)
+
+    def detach(self) -> None:
+        """Nobody is attached any more: a guest that is ended must not wait for a client that does not read."""
+        self._sink = None
+        if self._sending:
+            self._sending.cancel()
+
+    async def _send(self, channel: int, data: bytes) -> None:
+        if self._sink is None:
+            return
+        self._sending = asyncio.ensure_future(self._sink(channel, data))
+        await asyncio.wait([self._sending])
+        if self._sending.cancelled() or self._sending.exception():
+            self._sink = None
+
+    def _rotate(self) -> int:
+        path = self._store.path(self._name, OUTPUT)
+        path.replace(path.with_suffix(".log.1"))
+        return self._store.open_log(self._name, OUTPUT)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # How long a guest may take to shut down when asked (contract: then it is ended, and the answer says so).
-GRACE = 10.0
+GRACE = 10
 
 
 class Supervisor:
@@ -64,21 +64,19 @@ class Supervisor:
 
     async def stop(self) -> bool:
         """Asks the guest to shut down; True when it had to be ended after the grace period."""
-        life = self.life
+        loop = asyncio.get_running_loop()
+        asked, life = loop.time(), self.life
         self._enter(Event.STOP, reason="stopped")
-        forced = False
         if life is None:
             self._cancel()
         else:
+            patience = loop.call_later(GRACE, life.output.detach)
             await life.guest.shutdown(GRACE)
-            try:
-                await asyncio.wait_for(self.ended(), GRACE)
-            except TimeoutError:
-                forced = True
-                life.guest.kill()
+            patience.cancel()
         await self.ended()
+        forced = loop.time() - asked >= GRACE
         if forced:
-            self._note(reason=f"did not shut down within {GRACE:.0f} s and was ended")
+            self._note(reason=f"did not shut down within {GRACE} s and was ended")
         return forced
 
     async def kill(self) -> None:
@@ -90,6 +88,7 @@ class Supervisor:
                 self._cancel()
         if self.life:
             self.life.guest.kill()
+            self.life.output.detach()
         await self.ended()
 
     async def ended(self) -> None:
@@ -106,7 +105,8 @@ class Supervisor:
                 ready.set_result(life)
                 code = await self._until_over(life)
                 if self.record.state is State.RUNNING:
-                    self._enter(Event.OVER, reason=f"the command ended with {code}", exit_code=code)
+                    self._enter(Event.OVER, reason=f"the command ended with {code}")
+                self._note(exit_code=code)
             self._enter(Event.DOWN)
         except asyncio.CancelledError:
             self._enter(Event.DOWN)
@@ -129,7 +129,7 @@ class Supervisor:
             if not waiting.done():
                 keeping.result()
             code = await waiting
-            await life.output
+            await life.pumping
             return code
         except HostError:
             if self.record.state is State.STOPPING:

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from microagent.agent.bringup import netns_path
+from microagent.agent.bringup import netns_directory
 from microagent.agent.services import Services
 from microagent.errors import HostError
 from microagent.host import netns
@@ -22,7 +22,7 @@ def sweep(services: Services) -> list[Record]:
         for process in processes:
             if process.kill():
                 log.warning("ended leftover workspace=%s pid=%d", name, process.pid)
-        netns.remove(netns_path(services, name))
+        netns.remove(netns_directory(services.config) / name)
         services.ledger.forget(name)
     return [record for name in services.store.names() if (record := _settled(services, name))]
 

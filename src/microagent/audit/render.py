@@ -43,13 +43,13 @@ def what(record: Record) -> str:
     parts = [_subject(record)]
     if record.get("unlisted"):
         parts.append("unlisted")
-    parts += [str(record[key]) for key in ("reason", "error", "limit", "hint") if record.get(key)]
-    rule = record.get("rule")
-    if rule:
-        parts.append(f"rule {rule.get('text', '') if isinstance(rule, dict) else rule}")
-    signals = record.get("signal")
+    parts += [str(record[key]) for key in ("reason", "error", "limit", "why", "hint") if record.get(key)]
+    if record.get("rule"):
+        parts.append(f"rule {record['rule']}")
+    # That it was denied is what the verdict says.
+    signals = [signal for signal in str(record.get("signal") or "").split(",") if signal not in ("", "denied")]
     if signals:
-        parts.append(f"signal {', '.join(map(str, signals)) if isinstance(signals, list) else signals}")
+        parts.append(f"signal {', '.join(signals)}")
     return " · ".join(part for part in parts if part)
 
 

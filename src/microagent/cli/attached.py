@@ -5,13 +5,13 @@ second one does not wait. A closed output (`| head`) ends the guest, too.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
-import stat
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ import aiohttp
 
 from microagent.api.client import Client
 from microagent.api.errors import from_json
-from microagent.api.messages import RUN, STDERR, STDIN, Denied, frame
+from microagent.api.messages import RUN, STDERR, STDIN, STDOUT, Denied, frame
+from microagent.cli.pipes import read, while_read, write
 from microagent.errors import ApiError
 
-_CHUNK = 64 * 1024
-_OUTPUTS = {STDERR: 2}
+_DESCRIPTORS = {STDOUT: 1, STDERR: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,113 +34,99 @@ class Ended:
     denied: Denied
 
 
-@dataclass
-class _Ending:
-    """Which signal asked for the end, if one did."""
-
-    number: int = 0
-
-
 async def attached(socket: Path, spec: dict[str, Any]) -> Ended:
     """Runs a new workspace to its end. ApiError when it cannot be."""
-    ending = _Ending()
     async with Client(socket) as client, client.websocket(RUN) as websocket:
-        _on_signals(websocket, ending)
+        run = _Run(websocket)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, run.end, int(number))
         await websocket.send_json({"spec": spec})
-        feeding: asyncio.Task[None] | None = None
         try:
-            async for message in websocket:
-                if message.type is aiohttp.WSMsgType.BINARY:
-                    await _show(message.data, websocket, ending)
-                    continue
-                told = json.loads(message.data)
-                if told["type"] == "started":
-                    feeding = asyncio.create_task(_feed(websocket))
-                elif told["type"] == "exit":
-                    return Ended(128 + ending.number if ending.number else told["code"], told["denied"])
-                elif ending.number:
-                    return Ended(128 + ending.number, {"count": 0, "hosts": []})
-                else:
-                    raise from_json(told)
+            return await run.follow()
         finally:
-            if feeding:
-                feeding.cancel()
-    raise ApiError("internal", "the agent went away during the run", "its log says why")
+            run.close()
 
 
-def _on_signals(websocket: aiohttp.ClientWebSocketResponse, ending: _Ending) -> None:
-    loop = asyncio.get_running_loop()
-    asked: set[asyncio.Task[None]] = set()
+@dataclass
+class _Run:
+    """One run; `ending` is the number of the signal that ends it, 0 while nobody wants that."""
 
-    def end(number: int) -> None:
-        if ending.number:
+    websocket: aiohttp.ClientWebSocketResponse
+    ending: int = 0
+    _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def follow(self) -> Ended:
+        """Shows output until the run is over."""
+        self._do(self._watch_output())
+        async for message in self.websocket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                await self._show(message.data)
+                continue
+            told = json.loads(message.data)
+            if told["type"] == "started":
+                self._do(self._feed())
+            elif told["type"] == "exit":
+                return Ended(self._code(told["code"]), told["denied"])
+            elif self.ending:
+                return Ended(self._code(0), {"count": 0, "hosts": []})
+            else:
+                raise from_json(told)
+        raise ApiError("internal", "the agent went away during the run", "its log says why")
+
+    def end(self, number: int) -> None:
+        """Asks for the end of the guest; the second time, does not wait for it."""
+        if self.ending:
             os._exit(128 + number)
-        ending.number = number
-        asked.add(loop.create_task(_ask_to_end(websocket)))
+        self.ending = number
+        self._wanted.set()
+        self._do(self._say("end"))
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, end, int(number))
+    def close(self) -> None:
+        """Stops reading stdin, and all else that goes on."""
+        for task in self._tasks:
+            task.cancel()
 
+    def _code(self, code: int) -> int:
+        return 128 + self.ending if self.ending else code
 
-async def _ask_to_end(websocket: aiohttp.ClientWebSocketResponse) -> None:
-    await websocket.send_json({"type": "end"})
+    async def _show(self, data: bytes) -> None:
+        """Writes a frame, for as long as nobody wants the end: then a reader that does not read is not waited for."""
+        writing = asyncio.ensure_future(write(_DESCRIPTORS[data[0]], data[1:]))
+        wanted = asyncio.ensure_future(self._wanted.wait())
+        await asyncio.wait([writing, wanted], return_when=asyncio.FIRST_COMPLETED)
+        wanted.cancel()
+        writing.cancel()
+        await asyncio.wait([writing])
+        if not writing.cancelled() and isinstance(writing.exception(), BrokenPipeError):
+            self._broken()
 
+    async def _watch_output(self) -> None:
+        try:
+            await while_read(_DESCRIPTORS[STDOUT], asyncio.Event().wait())
+        except BrokenPipeError:
+            self._broken()
 
-async def _show(data: bytes, websocket: aiohttp.ClientWebSocketResponse, ending: _Ending) -> None:
-    """Writes a frame to stdout or stderr, in a thread: a reader that is slow must not keep Ctrl-C from us."""
-    try:
-        await asyncio.to_thread(_write_all, _OUTPUTS.get(data[0], 1), data[1:])
-    except BrokenPipeError:
-        if not ending.number:
-            ending.number = signal.SIGPIPE
-            await _ask_to_end(websocket)
+    def _broken(self) -> None:
+        if not self.ending:
+            self.end(signal.SIGPIPE)
 
+    async def _feed(self) -> None:
+        """Our stdin to the guest; none when it is closed."""
+        if sys.stdin is not None:
+            async for chunk in read(sys.stdin.fileno()):
+                await self.websocket.send_bytes(frame(STDIN, chunk))
+        await self._say("eof")
 
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    async def _say(self, wish: str) -> None:
+        await self.websocket.send_json({"type": wish})
 
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        async def until_the_agent_left() -> None:
+            with contextlib.suppress(ConnectionError):
+                await work
 
-async def _feed(websocket: aiohttp.ClientWebSocketResponse) -> None:
-    try:
-        async for chunk in _stdin():
-            await websocket.send_bytes(frame(STDIN, chunk))
-        await websocket.send_json({"type": "eof"})
-    except ConnectionError:
-        return
-
-
-async def _stdin() -> AsyncIterator[bytes]:
-    """Our stdin's bytes as they come; none when it is closed, or a terminal that another job has."""
-    if sys.stdin is None:
-        return
-    fd = sys.stdin.fileno()
-    pollable = stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK) or os.isatty(fd)
-    while True:
-        if pollable:
-            await _readable(fd)
-        if os.isatty(fd) and os.tcgetpgrp(fd) != os.getpgrp():
-            # Reading would stop us (SIGTTIN); the terminal is the foreground job's.
-            await asyncio.sleep(0.2)
-            continue
-        chunk = os.read(fd, _CHUNK) if pollable else await asyncio.to_thread(os.read, fd, _CHUNK)
-        if not chunk:
-            return
-        yield chunk
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def wake() -> None:
-        # The loop may report it once more before the reader is removed.
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(fd, wake)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
+        task = asyncio.get_running_loop().create_task(until_the_agent_left())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

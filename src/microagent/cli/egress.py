@@ -37,6 +37,7 @@ def egress(
     from microagent.api.client import Client
     from microagent.api.messages import workspace_path
     from microagent.api.names import checked_name
+    from microagent.cli.pipes import while_read
 
     query = {key: value for key, value in only.items() if value is not None}
     query |= {"follow": "1"} if follow else {}
@@ -52,7 +53,7 @@ def egress(
                 if follow:
                     sys.stdout.flush()
 
-    with_agent(settings, lambda: asyncio.run(stream()))
+    with_agent(settings, lambda: asyncio.run(while_read(sys.stdout.fileno(), stream())))
 
 
 @click.command()
@@ -68,6 +69,7 @@ def logs(settings: Settings, name: str, follow: bool, console: bool) -> None:
     from microagent.api.client import Client
     from microagent.api.messages import workspace_path
     from microagent.api.names import checked_name
+    from microagent.cli.pipes import while_read
 
     query = {"source": "console" if console else "output"} | ({"follow": "1"} if follow else {})
 
@@ -80,7 +82,7 @@ def logs(settings: Settings, name: str, follow: bool, console: bool) -> None:
                     sys.stdout.buffer.write(chunk)
                 sys.stdout.flush()
 
-    with_agent(settings, lambda: asyncio.run(stream()))
+    with_agent(settings, lambda: asyncio.run(while_read(sys.stdout.fileno(), stream())))
 
 
 def _for_people() -> Callable[[dict[str, Any]], None]:

@@ -1,11 +1,16 @@
 """`ps` and `status`: what there is."""
 
+import shlex
+import textwrap
 from typing import Any
 
 import click
 
 from microagent.cli.agent_call import ask
 from microagent.cli.output import Settings, json_option, say_json, table
+
+# `status` shows the whole of it.
+_WIDEST_COMMAND = 40
 
 
 @click.command()
@@ -20,7 +25,14 @@ def ps(settings: Settings) -> None:
         say_json(answer)
         return
     rows = [
-        (one["name"], one["state"], one["egress"]["mode"], one["image"], _command(one), one["started"] or "")
+        (
+            one["name"],
+            one["state"],
+            one["egress"]["mode"],
+            one["image"],
+            textwrap.shorten(_command(one), _WIDEST_COMMAND, placeholder="…"),
+            one["started"] or "",
+        )
         for one in answer["workspaces"]
     ]
     table(("NAME", "STATE", "EGRESS", "IMAGE", "COMMAND", "STARTED"), rows)
@@ -68,6 +80,4 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _command(one: dict[str, Any]) -> str:
-    import shlex
-
     return shlex.join(one["command"])

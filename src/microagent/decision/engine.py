@@ -206,7 +206,8 @@ def _leased(asked: _Asked, strict: bool) -> Verdict:
     if unlisted is not None and strict:
         return asked.deny(Reason.LEASE_NOT_LISTED, asked.permit_address(), unlisted)
     if not asked.opened_to(names):
-        return asked.deny_inside(asked.permit_address(), unlisted or names[0])
+        culprit = unlisted or next((name for name in names if not asked.opened_to((name,))), "")
+        return asked.deny_inside(asked.permit_address(), culprit)
     if unlisted is not None:
         return asked.allow(Reason.PUBLIC_UNLISTED, host=unlisted)
     return asked.allow(Reason.LEASE_LISTED, asked.policy.match_name(names[0]), names[0])

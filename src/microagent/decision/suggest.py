@@ -1,24 +1,28 @@
 """`policy suggest`: the smallest policy file that would have allowed, in strict mode, what was allowed.
 
-How this works. Allowed flows become wishes: a name, or an address where there was none. Three wishes or more below
-one registered domain become a suffix, unless one of them leads inside (a suffix does not open private addresses) or
-strangers share the domain. Then the engine, in strict mode, is asked each flow again, and what it still denies is
-answered with the entry that it says would permit it. What an entry cannot say is left as a comment.
+How this works. Allowed flows become wishes: for a name, or for an address where there was none. Wishes below one
+registered domain become one suffix when there are enough of them, unless one leads inside (a suffix opens no private
+address) or is not to be intercepted. Then the engine, in strict mode, is put every flow again, and what it still
+denies is answered with the entry that it says would permit it. What no entry can say is left as a comment.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from microagent.decision.engine import Engine, Proto, Question
-from microagent.decision.past import Decided, Record, past_decisions
+from microagent.decision.past import Record, endpoint, past_decisions
+from microagent.decision.verdict import Action
 from microagent.errors import PolicyError
 from microagent.policy.addresses import Address, AddressClass, Network, classify
-from microagent.policy.model import Entry, Kind, Mode, Policy, Verb
+from microagent.policy.model import Mode, Policy, Verb
 from microagent.policy.parse import parse_entry
-from microagent.policy.suffixes import registered_domain, shared_with_strangers
+from microagent.policy.suffixes import registered_domain, shared_suffix
 
-# Two hosts are as short as a suffix and say more.
-FOLD = 3
+# Two hosts are as short as their suffix, and say more.
+FOLD: Final = 3
+_TIME: Final = re.compile(r"[0-9T:.Z-]{1,32}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -34,18 +38,155 @@ class _Wish:
     inside: bool = False
 
 
+@dataclass(slots=True)
+class _Line:
+    """An entry to be written, and the hosts it stands for."""
+
+    verb: Verb
+    text: str
+    hosts: list[str]
+
+
 def suggest(
     records: Iterable[Record],
     host_addresses: frozenset[Address] = frozenset(),
     extra_private: tuple[Network, ...] = (),
 ) -> str:
-    """The text of a YAML policy file, with comments. `host_addresses` and `extra_private` as the engine takes them."""
-    wishes = _wishes(list(records), host_addresses, extra_private)
-    entries, unsaid = _entries(wishes)
-    policy = Policy(tuple(entries))
-    engine = Engine(Mode.STRICT, policy, host_addresses, extra_private)
-    for question in (q for wish in wishes.values() for q in wish.questions):
-        verdict = engine.decide(question)
-        if not verdict.allowed:
-            entries += _permits(verdict.would_permit)
-    return _render(tuple(dict.fromkeys(entries)), wishes, unsaid)
+    """The text of a YAML policy file, with comments. The other two arguments are the engine's."""
+    records = list(records)
+    wishes, looked_up = _wishes(records)
+    for wish in wishes.values():
+        places = (classify(q.address, host_addresses, extra_private) for q in wish.questions if q.address)
+        wish.inside = any(place.kind is not AddressClass.PUBLIC for place in places)
+    lines = list(_lines(wishes))
+    unsaid = _complete(lines, wishes, host_addresses, extra_private)
+    return _render(lines, wishes, unsaid, sorted(looked_up - wishes.keys()))
+
+
+def _wishes(records: Sequence[Record]) -> tuple[dict[str, _Wish], set[str]]:
+    """By host or address, what flowed; and the names that were resolved."""
+    wishes: dict[str, _Wish] = {}
+    looked_up: set[str] = set()
+    for decided in past_decisions(records):
+        question = decided.question
+        if decided.action is not Action.ALLOW:
+            continue
+        if question.proto is Proto.DNS:
+            looked_up.add(question.name or "")
+            continue
+        wish = wishes.setdefault(question.name or next(iter(question.leased), str(question.address)), _Wish())
+        wish.questions[question] = None
+        wish.first_seen = wish.first_seen or decided.when
+        wish.flows += 1
+    for record in records:
+        if (known := wishes.get(_subject(record))) is not None:
+            _tally(known, record)
+    return wishes, looked_up
+
+
+def _subject(record: Record) -> str:
+    """Whose record it is: the host, or the address where there was no host."""
+    if host := record.get("host"):
+        return str(host)
+    try:
+        return str(endpoint(record.get("dst"))[0])
+    except ValueError:
+        return ""
+
+
+def _tally(wish: _Wish, record: Record) -> None:
+    match record.get("event"):
+        case "egress_close" | "egress_udp_close":
+            wish.bytes_out += _number(record.get("bytes_out"))
+            wish.bytes_in += _number(record.get("bytes_in"))
+        case "egress_mitm_handshake_error":
+            wish.handshake_failed = True
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _lines(wishes: dict[str, _Wish]) -> Iterator[_Line]:
+    """The entries, before the engine has had its say."""
+    families: dict[str, list[str]] = {}
+    for host, wish in wishes.items():
+        if wish.handshake_failed:
+            yield _Line(Verb.PASSTHROUGH, host, [host])
+        elif wish.inside or not (domain := registered_domain(host)):
+            yield _Line(Verb.ALLOW, host, [host])
+        else:
+            families.setdefault(domain, []).append(host)
+    for hosts in families.values():
+        if len(hosts) >= FOLD:
+            yield _Line(Verb.ALLOW, "." + _common_tail(hosts), hosts)
+        else:
+            yield from (_Line(Verb.ALLOW, host, [host]) for host in hosts)
+
+
+def _common_tail(hosts: list[str]) -> str:
+    """The longest run of labels that all `hosts` end in."""
+    tail: list[str] = []
+    for labels in zip(*(reversed(host.split(".")) for host in hosts), strict=False):
+        if len(set(labels)) > 1:
+            break
+        tail.insert(0, labels[0])
+    return ".".join(tail)
+
+
+def _complete(
+    lines: list[_Line],
+    wishes: dict[str, _Wish],
+    host_addresses: frozenset[Address],
+    extra_private: tuple[Network, ...],
+) -> list[str]:
+    """Add the lines that the engine still asks for; return the hosts that no entry can stand for."""
+    unsaid = [line for line in lines if not _is_entry(line)]
+    lines[:] = [line for line in lines if _is_entry(line)]
+    entries = tuple(parse_entry(line.verb, line.text, "") for line in lines)
+    engine = Engine(Mode.STRICT, Policy(entries), host_addresses, extra_private)
+    for host, wish in wishes.items():
+        for question in wish.questions:
+            for permit in filter(None, engine.decide(question).would_permit.split(", ")):
+                line = _Line(Verb.ALLOW, permit.removeprefix("allow: "), [host])
+                if line not in lines:
+                    lines.append(line)
+    covered = {host for line in lines for host in line.hosts}
+    return [line.text for line in unsaid if line.text not in covered]
+
+
+def _is_entry(line: _Line) -> bool:
+    try:
+        parse_entry(line.verb, line.text, "")
+    except PolicyError:
+        return False
+    return True
+
+
+def _render(lines: list[_Line], wishes: dict[str, _Wish], unsaid: list[str], only_looked_up: list[str]) -> str:
+    text = ["# Strict mode with this file allows what was allowed. Read it before you use it."]
+    text += [f"# No entry can stand for {host!r}." for host in unsaid]
+    text += [f"# Looked up, never connected to: {name}" for name in only_looked_up]
+    for verb in Verb:
+        mine = sorted((line for line in lines if line.verb is verb), key=lambda line: line.text.lstrip("."))
+        if mine:
+            text.append(f"{verb.value}:")
+        for line in mine:
+            text += [f"  # {note}" for note in _notes(line, wishes)]
+            text.append(f'  - "{line.text}"' if ":" in line.text else f"  - {line.text}")
+    return "\n".join(text if lines else [*text, "allow: []"]) + "\n"
+
+
+def _notes(line: _Line, wishes: dict[str, _Wish]) -> Iterator[str]:
+    seen = [wishes[host] for host in line.hosts]
+    flows, out, into = (sum(getattr(wish, count) for wish in seen) for count in ("flows", "bytes_out", "bytes_in"))
+    first = min((wish.first_seen for wish in seen if _TIME.fullmatch(wish.first_seen)), default="unknown")
+    yield f"first seen {first}, flows: {flows}, bytes out: {out}, in: {into}"
+    if len(line.hosts) > 1:
+        yield f"{len(line.hosts)} hosts of one domain: {', '.join(sorted(line.hosts))}"
+    elif line.hosts[0] != line.text:
+        yield f"where {line.hosts[0]} leads"
+    if shared := shared_suffix(line.text.removeprefix(".")):
+        yield f"multi-tenant: strangers have names under {shared} too"
+    if line.verb is Verb.PASSTHROUGH:
+        yield "the guest refused our certificate: it pins its own, or does not trust the workspace's CA"

@@ -1,4 +1,4 @@
-"""What a person asks about (`policy explain`, a name, host:port, URL or address) to a question. Nothing is looked up."""
+"""What a person asks about, a name, host:port, URL or address, to a question. Nothing is looked up."""
 
 import re
 from ipaddress import ip_address

@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
     meaning: str
 
-    def __new__(cls, word: str, meaning: str) -> "Reason":
+    def __new__(cls, word: str, meaning: str = "") -> "Reason":
         member = str.__new__(cls, word)
         member._value_ = word
         member.meaning = meaning

@@ -128,8 +128,7 @@ class Lab:
         answer = self.cli("--json", "egress", workspace, "--limit", "100000")
         if answer.returncode != 0:
             raise HostError(f"microagent egress failed: {answer.stderr.strip()}")
-        found: list[dict[str, Any]] = json.loads(answer.stdout)
-        return found
+        return [json.loads(line) for line in answer.stdout.splitlines()]
 
     def stop_agent(self) -> None:
         """Ask the agent to end, and insist after a while. Idempotent."""

@@ -16,8 +16,8 @@ ALLOWED = "api.ok.test"
 PINNED = "pinned.test"
 DENIED = "evil.test"
 
-# Not a time-out (28): a denial is quick and says so, be it as a reset, a refusal or a 403 with the reason.
-_REFUSED = r"exit (7|35|52|56);|http 403 .*egress_denied"
+# Not a time-out (28): a denial is quick and says so, be it as a refusal, a reset or a 403 with the reason.
+_REFUSED = r"^exit (7|35|52|56); http 000|^exit 0; http 403; egress_denied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class Row:
 
 
 def _fetch(url: str, more: str = "") -> str:
-    """Fetch over HTTP(S) and keep exit code, status and body."""
-    return f"""body=$(curl -sS -m 20 {more} -w ' http %{{http_code}}' '{url}' 2>&1); got="exit $?; $body" """
+    """Fetch over HTTP(S); keeps exit code, status, and either the reason in a refusal's body or curl's error."""
+    return f"""status=$(curl -sS -m 20 {more} -o /tmp/body -w '%{{http_code}}' '{url}' 2>/tmp/error)
+got="exit $?; http $status; $(reason || sed 's/^curl: ([0-9]*) //' /tmp/error)" """
 
 
 def _fetch_tls(url: str, more: str = "") -> str:
@@ -74,7 +75,7 @@ got="exit $?; $(printf '%s' "$out" | sed -n 's/.*status: \\([A-Z]*\\).*/\\1/p; s
         f"http://{DENIED}/ without asking the DNS",
         "403 with the reason",
         _fetch(f"http://{DENIED}/", f"--resolve {DENIED}:80:{world.EVIL}"),
-        r"http 403|egress_denied",
+        r"^exit 0; http 403; egress_denied: name_not_listed",
         {"event": "egress_deny", "host": DENIED},
     ),
     Row(
@@ -131,7 +132,10 @@ def script(internet_ca: str) -> str:
 cat > /tmp/internet.pem <<'PEM'
 {internet_ca.strip()}
 PEM
-begin() {{ started=$(date +%s%3N); }}
+reason() {{
+	grep -q egress_denied /tmp/body && sed 's/.*"reason": *"\\([a-z_]*\\)".*/egress_denied: \\1/' /tmp/body
+}} 2>/dev/null
+begin() {{ rm -f /tmp/body; started=$(date +%s%3N); }}
 say() {{
 	took=$(($(date +%s%3N) - started))
 	printf 'row\\t%s\\t%s\\t%s\\n' "$1" "$took" "$(printf '%s' "$got" | tr '\\t\\n' '  ')"

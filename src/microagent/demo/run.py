@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import NoReturn
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from microagent.demo import rows, world
+from microagent.demo import rows
 from microagent.demo.internet import Internet
 from microagent.demo.lab import GUEST_DIR, Lab
 from microagent.demo.oracle import Destination, Oracle
@@ -32,7 +34,8 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 def main() -> int:
     """Run the demonstration; 0 when every row is right, 1 when one is not, 3 when this machine cannot."""
-    console = Console()
+    # A pipe has no width: wide enough there that no line of the table is folded beyond reading.
+    console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         return _demonstrate(console)
     except MicroagentError as error:
@@ -97,16 +100,16 @@ def _missed(internet: Internet) -> tuple[str, ...]:
 
 
 def _table(outcomes: tuple[rows.Outcome, ...], leaks: tuple[str, ...]) -> Table:
-    table = Table(show_lines=True)
+    table = Table(show_lines=True, box=box.ROUNDED)
     for title in ("tried", "expected", "happened", "recorded as", ""):
         table.add_column(title, overflow="fold")
     for outcome in outcomes:
-        happened = f"{outcome.happened[:200]}\n[dim]{outcome.milliseconds} ms[/]"
-        table.add_row(
-            outcome.row.tried, outcome.row.expected, happened, outcome.recorded or "nothing", _mark(outcome.right)
-        )
-    others = f"{len(rows.REACHED)} hosts, {world.RESOLVER} for their names, nothing else; the oracle sees its own leak"
-    table.add_row("anything else, on the wire", others, "\n".join(leaks) or "so it was", "", _mark(not leaks))
+        # What a guest printed is text, never markup, and never more than a few lines of it.
+        happened = Text(f"{outcome.happened[:200]} ({outcome.milliseconds} ms)")
+        recorded = outcome.recorded or "nothing"
+        table.add_row(outcome.row.tried, outcome.row.expected, happened, recorded, _mark(outcome.right))
+    tried, expected = "anything else, on the wire", "nothing; and the oracle sees the leak it makes itself"
+    table.add_row(tried, expected, Text("\n".join(leaks) or "nothing"), "", _mark(not leaks))
     return table
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from microagent.doctor.finding import Finding
 from microagent.doctor.network import nft_bindings, steering, tap
 from microagent.errors import MicroagentError
+from microagent.guests.accelerator import probe_kvm
+from microagent.workspace.store import FIRST_UID
 
 DEFAULT_GUEST_DIR = Path("/var/cache/microagent/guest")
 
@@ -79,9 +81,10 @@ def _guest_files(guest_dir: Path) -> Finding:
 
 def _kvm() -> Finding:
     """Not required: without it guests are emulated, which is slower and holds just as tight."""
-    from microagent.guests.qemu import probe_kvm
-
-    if probe_kvm():
-        return Finding("kvm", True, "a guest instruction ran", required=False)
+    try:
+        if probe_kvm(FIRST_UID, FIRST_UID):
+            return Finding("kvm", True, "a guest instruction ran", required=False)
+    except OSError as error:
+        return Finding("kvm", False, f"cannot be tried: {error.strerror}", "run doctor as root", required=False)
     fix = "enable virtualisation in the firmware, or nested virtualisation of this VM"
     return Finding("kvm", False, "no guest runs under it; guests are emulated (TCG)", fix, required=False)

@@ -232,8 +232,9 @@ class HttpConversation:
             fields |= {"method": request.method, "path": request.path}
         effects: list[Effect] = [Write(Record(Event.DENY, fields, ident=ident))]
         answered = self._exchange is not None and self._exchange.bytes_in > 0
+        head_only = request is not None and request.method == "HEAD"
         if not answered:
-            effects.append(ToGuest(deny_response(status, host, str(reason), ident, hint)))
+            effects.append(ToGuest(deny_response(status, host, str(reason), ident, hint, head_only=head_only)))
         return effects + self._finish("denied", now)
 
     # --- responses
@@ -259,7 +260,7 @@ class HttpConversation:
             exchange.bytes_in += len(head)
             self.bytes_in += len(head)
             if response.status == 101:
-                return effects + self._switch(exchange, head, rest, now)
+                return effects + self._switch(exchange, response.upgrade, head, rest, now)
             effects.append(ToGuest(head))
             if response.status < 200:
                 exchange.interim += 1
@@ -287,9 +288,9 @@ class HttpConversation:
             return effects + self._finish("unsolicited response", now)
         return effects + self._exchange_over(now)
 
-    def _switch(self, exchange: _Exchange, head: bytes, rest: bytes, now: float) -> list[Effect]:
+    def _switch(self, exchange: _Exchange, protocol: str | None, head: bytes, rest: bytes, now: float) -> list[Effect]:
         """101: only the WebSocket that was asked for becomes a tunnel (RFC 6455 4.2.2)."""
-        if exchange.request.upgrade != "websocket":
+        if not exchange.request.upgrade == protocol == "websocket":
             return self._bad_gateway(exchange, "101 to a request that asked for no upgrade", now)
         self.tunnel = True
         exchange.response_done = True

@@ -1,8 +1,8 @@
 """What a guest is told at boot: a tar on a read-only disk, unpacked by vm_fixtures/init into /run/microagent. Pure.
 
-    hostname, hosts, resolv.conf     what setup puts into /etc
-    ca.pem, ca.hash                  the workspace's CA and the hash OpenSSL finds it by; absent when not mediated
-    command                          a script that becomes the command; absent when the guest idles
+hostname, hosts, resolv.conf     what setup puts into /etc
+ca.pem, ca.hash                  the workspace's CA and the hash OpenSSL finds it by; absent when not mediated
+command                          a script that becomes the command; absent when the guest idles
 """
 
 import io

@@ -45,7 +45,14 @@ def measure_tree(root: Path) -> Tree:
         for entry in found:
             status = entry.stat(follow_symlinks=False)
             target = os.readlink(entry.path) if stat.S_ISLNK(status.st_mode) else b""
-            facts = (status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            facts = (
+                status.st_mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+            )
             whole.update(repr((entry.path, facts, target)).encode())
             if stat.S_ISDIR(status.st_mode):
                 pending.append(entry.path)

@@ -65,7 +65,9 @@ class ImageStore:
             hint = f"known images: {', '.join(known) or 'none'}; or give a path: ./{ref or 'DIR'}"
             raise HostError(f"there is no image named {ref!r}", hint)
         if not ref.startswith("/"):
-            raise HostError(f"the image path {ref!r} is not absolute", "the agent does not share your working directory")
+            raise HostError(
+                f"the image path {ref!r} is not absolute", "the agent does not share your working directory"
+            )
         if Path(ref).is_dir():
             return Path(ref), ""
         path, colon, tag = ref.rpartition(":")

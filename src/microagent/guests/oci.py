@@ -63,7 +63,11 @@ def choose(index: Mapping[str, Any], tag: str) -> Descriptor:
     if len(entries) > 1:
         entries = [e for e in entries if _is_amd64_linux(_optional(e.get("platform"), "platform"))]
     if len(entries) != 1:
-        raise Malformed("the layout holds several images: name one as PATH:TAG" if entries else "the layout holds no image for linux/amd64")
+        raise Malformed(
+            "the layout holds several images: name one as PATH:TAG"
+            if entries
+            else "the layout holds no image for linux/amd64"
+        )
     return descriptor(entries[0])
 
 

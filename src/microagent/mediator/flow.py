@@ -218,10 +218,14 @@ class Flow:
     def _intercept(self, name: str) -> None:
         assert self._upstream is not None  # noqa: S101  (it was dialled)
         context = self._services.upstream_tls
-        tls = context.wrap_socket(self._upstream, server_hostname=name, do_handshake_on_connect=False)
+        # A server that ends without close_notify has been cut off: that must not look like the end of its answer.
+        tls = context.wrap_socket(
+            self._upstream, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
         self._upstream = tls
         self._handshake = Handshake(
             self._services.reactor,
+            self,
             tls,
             partial(self._upstream_shaken, name),
             partial(self._upstream_failed, name),
@@ -239,7 +243,7 @@ class Flow:
         context = self._services.leaves.for_name(name)
         tls = context.wrap_socket(self._guest, server_side=True, do_handshake_on_connect=False)
         self._guest = tls
-        self._handshake = Handshake(self._services.reactor, tls, done, failed)
+        self._handshake = Handshake(self._services.reactor, self, tls, done, failed)
         self._handshake.start()
 
     def _inside_tls(self, name: str) -> InsideTls:

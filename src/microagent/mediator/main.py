@@ -39,7 +39,7 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
     control.setblocking(False)
     issuer = Issuer(settings.ca_cert.encode(), settings.ca_key.encode())
     confine(settings.uid)
-    reactor = Reactor()
+    reactor = Reactor(report_fault)
     services = Services(
         reactor=reactor,
         engine=_engine(settings),

@@ -19,6 +19,7 @@ EDGE = select.EPOLLET
 # Edge-triggered, both ways: registered once, then the owner moves bytes until the kernel says EAGAIN.
 BOTH = IN | OUT | EDGE
 HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+BROKEN = select.EPOLLERR
 
 
 class Owner(Protocol):
@@ -44,7 +45,9 @@ class Timer:
 class Reactor:
     """Calls handlers when descriptors are ready, and callbacks when their time has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Callable[[str, Exception], None]) -> None:
+        """`fault` is told of timers that raised: nobody owns them."""
+        self._fault = fault
         self._epoll = select.epoll()
         self._handlers: dict[int, tuple[Callable[[int], None], Owner]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -67,7 +70,7 @@ class Reactor:
             self._epoll.unregister(fd)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call back once, from the loop. The callback must not raise."""
+        """Call back once, from the loop."""
         timer = Timer(callback)
         heapq.heappush(self._timers, (self.now + seconds, next(self._order), timer))
         return timer
@@ -98,7 +101,13 @@ class Reactor:
         while self._timers and self._timers[0][0] <= self.now:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:
-                timer.callback()
+                self._expire(timer.callback)
+
+    def _expire(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001  (see _call)
+            self._fault("timer", error)
 
     def _patience(self) -> float:
         if self._soon:

@@ -11,7 +11,7 @@ from typing import Protocol
 from microagent.audit.record import Record
 from microagent.flows.http1 import Effect, Finish, ToGuest, ToUpstream, Write
 from microagent.mediator.channel import Channel
-from microagent.mediator.reactor import BOTH, Reactor, Timer
+from microagent.mediator.reactor import BOTH, BROKEN, Reactor, Timer
 
 # Unsent bytes for one side above which the other side is not read.
 _HIGH_WATER = 256 * 1024
@@ -126,8 +126,8 @@ class ChannelRelay:
 
     def start(self) -> None:
         """Begin."""
-        for side in (self._guest, self._upstream):
-            self._reactor.watch(side.channel.fileno(), BOTH, self._ready, self)
+        self._reactor.watch(self._guest.channel.fileno(), BOTH, self._guest_ready, self)
+        self._reactor.watch(self._upstream.channel.fileno(), BOTH, self._ready, self)
         # OpenSSL may hold bytes of the handshake's last flight, which epoll knows nothing of.
         self._reactor.soon(self._pump, self)
 
@@ -150,6 +150,12 @@ class ChannelRelay:
                 if isinstance(effect, Write):
                     self._write(effect.record)
         self.close(f"reset: {error}" if isinstance(error, OSError) else f"fault: {error!r}", reset=True)
+
+    def _guest_ready(self, mask: int) -> None:
+        # While a response is awaited the guest is not read, so a reset would otherwise go unnoticed.
+        if mask & BROKEN:
+            raise ConnectionResetError("the guest closed")
+        self._pump()
 
     def _ready(self, _mask: int) -> None:
         self._pump()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from microagent.mediator.channel import TlsChannel
-from microagent.mediator.reactor import BOTH, Reactor
+from microagent.mediator.reactor import BOTH, Owner, Reactor
 from microagent.pki.ca import Issuer
 
 HANDSHAKE_SECONDS = 10.0
@@ -64,16 +64,21 @@ class LeafContexts:
 
 
 class Handshake:
-    """One TLS handshake under way; ends in `done(channel)` or `failed(words)`, once, within HANDSHAKE_SECONDS."""
+    """One TLS handshake under way; ends in `done(channel)` or `failed(words)`, once, within HANDSHAKE_SECONDS.
+
+    What the two callbacks raise is their `owner`'s to deal with.
+    """
 
     def __init__(
         self,
         reactor: Reactor,
+        owner: Owner,
         tls: ssl.SSLSocket,
         done: Callable[[TlsChannel], None],
         failed: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
+        self._owner = owner
         self._channel = TlsChannel(tls)
         self._done = done
         self._failed = failed
@@ -82,8 +87,8 @@ class Handshake:
 
     def start(self) -> None:
         """Begin; the first step happens in the reactor's next turn."""
-        self._reactor.watch(self._channel.fileno(), BOTH, self._step, self)
-        self._reactor.soon(lambda: self._step(0), self)
+        self._reactor.watch(self._channel.fileno(), BOTH, self._step, self._owner)
+        self._reactor.soon(lambda: self._step(0), self._owner)
 
     def stop(self) -> None:
         """Give up silently; the socket is the caller's to close."""
@@ -91,10 +96,6 @@ class Handshake:
             self._over = True
             self._timer.cancel()
             self._reactor.forget(self._channel.fileno())
-
-    def abort(self, error: Exception) -> None:
-        """The handler raised."""
-        self._fail(repr(error))
 
     def _step(self, _mask: int) -> None:
         if self._over:

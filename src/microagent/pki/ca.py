@@ -48,9 +48,7 @@ def create_ca(workspace: str, now: datetime) -> tuple[bytes, bytes]:
 
 
 class Issuer:
-    """Signs leaves with a workspace's CA. All of them have one key, made anew by each Issuer and never
-    stored.
-    """
+    """Signs leaves with a workspace's CA; all have one key, which each Issuer makes anew and nobody stores."""
 
     def __init__(self, cert_pem: bytes, key_pem: bytes) -> None:
         """ValueError if the PEM cannot be read, or the key is not that of the certificate."""
@@ -66,11 +64,11 @@ class Issuer:
         self._authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
     def leaf(self, name: str, now: datetime) -> tuple[bytes, bytes]:
-        """Return the chain and the key, as PEM, of a server that is `name`: a canonical name, or an IP
-        address.
+        """Return the chain and the key, as PEM, of a server that is `name`, canonical or an IP address.
 
         Raises Malformed if `name` is neither, HostError when the CA has expired.
         """
+        san = x509.SubjectAlternativeName([_general_name(name)])
         end = self._certificate.not_valid_after_utc
         if now >= end:
             raise HostError("the workspace's CA has expired", "stop and start the workspace: that renews its CA")
@@ -78,7 +76,7 @@ class Issuer:
             _builder(self._leaf_key.public_key(), self._certificate.not_valid_before_utc, end)
             .subject_name(_leaf_subject(name))
             .issuer_name(self._certificate.subject)
-            .add_extension(x509.SubjectAlternativeName([_general_name(name)]), critical=False)
+            .add_extension(san, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -116,9 +114,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _leaf_subject(name: str) -> x509.Name:
-    """People look at the common name, programs at the alternative names; one too long for the former is
-    left out.
-    """
+    """People read the common name, programs the alternative names; what is too long is only in the latter."""
     who = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "microagent")]
     if len(name) <= _MAX_COMMON_NAME:
         who.append(x509.NameAttribute(NameOID.COMMON_NAME, name))

@@ -137,9 +137,9 @@ CARRIERS: Final = tuple(
 
 def carries_ipv4(network: Network) -> bool:
     """Whether `network` is one address, or a block, of a form that carries IPv4 addresses."""
-    if isinstance(network, IPv4Network) or int(network.broadcast_address) <= 1:  # :: and ::1 are themselves
-        return False
-    return any(network.subnet_of(block) for block in CARRIERS)
+    if network.num_addresses == 1:
+        return decode(network.network_address) != (network.network_address,)
+    return isinstance(network, IPv6Network) and any(network.subnet_of(block) for block in CARRIERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ def _name_entry(verb: Verb, text: str, origin: str) -> Entry:
         what = "a public suffix" if "." in name else "a top-level name"
         hint = f"write a name below it, such as {'.' if suffix else ''}example.{name}"
         _refuse(text, f"is {what}, and would match strangers' names" if suffix else f"is {what}", hint)
-    warning = _mixed_scripts(base, name)
+    warning = "" if base.isascii() else _mixed_scripts(base, name)
     if not suffix:
         return Entry(verb, Kind.EXACT, name, origin, None, warning)
     if found is Suffix.MULTI_TENANT:
@@ -175,11 +175,13 @@ def _name_entry(verb: Verb, text: str, origin: str) -> Entry:
 
 
 def _mixed_scripts(base: str, name: str) -> str:
-    """A warning when letters of scripts that look alike are mixed: a spelling that was meant to deceive, maybe."""
-    if base.isascii():
-        return ""
-    scripts = sorted({unicodedata.name(char, "?").split()[0] for char in base if char.isalpha()} & _LOOK_ALIKE)
-    return f"{base} mixes {' and '.join(scripts)} letters: it is {name}" if len(scripts) > 1 else ""
+    """A warning when a label mixes scripts that look alike: a spelling that was meant to deceive, maybe."""
+    for label in base.split("."):
+        letters = (unicodedata.name(char, "?") for char in label if char.isalpha())
+        scripts = sorted({letter.split()[0] for letter in letters} & _LOOK_ALIKE)
+        if len(scripts) > 1:
+            return f"{label} mixes {' and '.join(scripts)} letters: the entry is {name}"
+    return ""
 
 
 def _name_hint(base: str) -> str:

@@ -47,8 +47,8 @@ def parse_file(text: str, filename: str) -> tuple[Entry, ...]:
     Raises PolicyError with every problem (the first MAX_PROBLEMS) and its place.
     """
     _check_size(len(text), filename)
-    kind = filename.lower().rpartition(".")[2]
-    if kind not in ("yaml", "yml", "json"):
+    _, dot, kind = filename.lower().rpartition(".")
+    if not dot or kind not in ("yaml", "yml", "json"):
         raise PolicyError((Problem("not a policy file", "name it .yaml, .yml or .json", filename),))
     try:
         text.encode("utf-8")

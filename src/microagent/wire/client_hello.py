@@ -13,8 +13,7 @@ from typing import Final
 from microagent.errors import Malformed
 from microagent.wire.hostname import normalize_untrusted
 
-# With record headers. Post-quantum key shares make hellos of 2 KiB; contract 12 leaves room for what comes
-# after them.
+# With record headers. Post-quantum key shares make hellos of 2 KiB; contract 12 leaves room for what comes after them.
 MAX_HELLO: Final = 65536
 # RFC 8446 section 5.1: a plaintext record carries at most 2^14 bytes.
 _MAX_FRAGMENT: Final = 16384

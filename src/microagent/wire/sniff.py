@@ -9,8 +9,7 @@ import re
 from enum import StrEnum
 from typing import Final
 
-# As much as the ClientHello and the HTTP head may have (contract 12); a first line longer than this is no
-# protocol's.
+# As much as the ClientHello and the HTTP head may have (contract 12).
 MAX_SNIFF: Final = 65536
 
 _HANDSHAKE: Final = 0x16
@@ -19,8 +18,7 @@ _HANDSHAKE: Final = 0x16
 # start of a TLS stream.
 _RECORD_TYPES: Final = range(0x14, 0x1B)
 
-# Leading blank bytes are skipped because servers skip them (RFC 9112 section 2.2); then a token (RFC 9110
-# 5.6.2).
+# Leading blank bytes are skipped because servers skip them (RFC 9112 section 2.2); then comes a token.
 _FIRST_WORD: Final = re.compile(rb"[\t\n\r ]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]*+")
 _BLANK: Final = b"\t\v\f "
 # HTTP/0.9 has no version to be known by: a method in capitals and a path.
@@ -81,6 +79,5 @@ def _sniff_text(data: bytes) -> Sniffed:
 
 
 def _undecided(data: bytes) -> Sniffed:
-    # Past the cap the HTTP parser gets it, which refuses it: an endless first line must not buy an unread
-    # relay.
+    # Past the cap the HTTP parser gets it, which refuses it: an endless first line must not buy an unread relay.
     return Sniffed.MORE if len(data) < MAX_SNIFF else Sniffed.HTTP

@@ -56,7 +56,7 @@ def test_a_request() -> None:
         ({"event": "gap"}, "error", "gap"),
         ({"event": "mediator_up"}, "info", "mediator_up"),
         ({"event": "unreadable_line", "line": 7}, "error", "line 7 of the log cannot be read"),
-        ({"event": "egress_close", "why": "end", "proto": "tcp"}, "close", "tcp"),
+        ({"event": "egress_close", "why": "end", "proto": "tcp"}, "close", "tcp · end"),
         ({}, "info", "-"),
     ],
 )

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address
 import dns.edns
 import dns.flags
 import dns.message
+import dns.opcode
 import dns.rcode
 import pytest
 
@@ -118,7 +119,7 @@ def test_unlisted_names_resolve_in_guarded_and_foreign_resolvers_are_seen() -> N
 def test_other_opcodes_and_broken_messages_get_an_error_and_a_record() -> None:
     talk = Talk()
     notify = dns.message.make_query("www.ok.test", "SOA")
-    notify.set_opcode(4)
+    notify.set_opcode(dns.opcode.NOTIFY)
     effects = talk.head.ask_untrusted(notify.to_wire(), 0.0)
     (reply,) = [e for e in effects if isinstance(e, Reply)]
     assert dns.message.from_wire(reply.data).rcode() == dns.rcode.NOTIMP

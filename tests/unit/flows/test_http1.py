@@ -97,7 +97,7 @@ def test_a_policy_that_changed_refuses_the_next_request() -> None:
         (b"CONNECT api.ok.test:443 HTTP/1.1\r\nHost: api.ok.test:443\r\n\r\n", "connect_refused"),
         (GET[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n", "upgrade_refused"),
         (b"GET / HTTP/1.1\r\nHost: api.ok.test:444\r\n\r\n", "host_mismatch"),
-        (b"POST / HTTP/1.1\r\nHost: api.ok.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "request_malformed"),
+        (GET[:-2] + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "request_malformed"),
         (b"GET / HTTP/1.1\r\nHost: api.ok.test\r\n X: folded\r\n\r\n", "request_malformed"),
         (b"GET / HTTP/1.1\nHost: api.ok.test\n\n", "request_malformed"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "request_malformed"),

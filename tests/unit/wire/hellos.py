@@ -1,5 +1,6 @@
 """ClientHellos made by hand, to break them, and by OpenSSL, to believe them."""
 
+import contextlib
 import ssl
 import struct
 from collections.abc import Iterable
@@ -66,10 +67,8 @@ def openssl_hello(name: str | None, protocols: list[str] | None = None, *, tls12
         context.set_alpn_protocols(protocols)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     connection = context.wrap_bio(incoming, outgoing, server_hostname=name)
-    try:
+    with contextlib.suppress(ssl.SSLWantReadError):
         connection.do_handshake()
-    except ssl.SSLWantReadError:
-        pass
     return outgoing.read()
 
 
@@ -90,12 +89,10 @@ class Oracle:
         """Return how many bytes OpenSSL needed before it asked for the name; None if it never did."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         connection = self._context.wrap_bio(incoming, outgoing, server_side=True)
-        for count, byte in enumerate(data, start=1):
-            incoming.write(bytes((byte,)))
-            try:
+        for count in range(1, len(data) + 1):
+            incoming.write(data[count - 1 : count])
+            with contextlib.suppress(ssl.SSLError):
                 connection.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLError:
-                break
-        return count if self.called else None
+            if self.called:
+                return count
+        return None

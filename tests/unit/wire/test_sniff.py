@@ -1,9 +1,9 @@
 """What must not be called opaque, and what must not be kept waiting."""
 
 import pytest
+from tests.unit.wire.hellos import openssl_hello
 
 from microagent.wire.sniff import MAX_SNIFF, Sniffed, sniff_untrusted
-from tests.unit.wire.hellos import openssl_hello
 
 HTTP = [
     b"GET / HTTP/1.1\r\n",

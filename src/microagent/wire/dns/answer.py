@@ -21,7 +21,7 @@ import dns.rrset
 from microagent.errors import Malformed
 from microagent.wire.dns.codes import CLASS_IN, EDNS_SIZE, QR, RD, TC, QType
 
-# As long as the chains that BIND (16) and Unbound (11) follow; CDNs use up to five links.
+# As far as resolvers follow (BIND for long 16, Unbound 11); content networks use up to five links.
 MAX_CHAIN: Final = 16
 # The largest address sets in use have a few dozen records. TCP has room for 5000, each costing us tens of µs.
 _MAX_RECORDS: Final = 512

@@ -17,8 +17,7 @@ CD: Final = 0x0010
 # In the OPT record's TTL (RFC 3225).
 DO: Final = 0x8000
 
-# The largest datagram that crosses every path unfragmented (DNS flag day 2020; RFC 9715 section 3.2 allows
-# 1400).
+# The largest datagram that crosses every path unfragmented (DNS flag day 2020; RFC 9715 section 3.2 allows 1400).
 EDNS_SIZE: Final = 1232
 # RFC 1035 section 4.2.1, and RFC 6891 section 6.2.3: smaller offers mean this.
 PLAIN_SIZE: Final = 512

@@ -36,9 +36,7 @@ _EDE: Final = struct.Struct("!HHH")
 
 
 def reply_refused(query: Query, ede_text: str) -> bytes:
-    """Return REFUSED; if the query has OPT, with Extended DNS Error 15 (RFC 8914) and `ede_text`, cut to
-    fit.
-    """
+    """Return REFUSED; if the query has OPT, with Extended DNS Error 15 (RFC 8914) and `ede_text`, cut."""
     text = ede_text.encode()[:_MAX_EDE_TEXT].decode(errors="ignore").encode()
     return _reply(query, Rcode.REFUSED, options=_EDE.pack(EDE_OPTION, 2 + len(text), EDE_BLOCKED) + text)
 

@@ -24,7 +24,7 @@ from microagent.wire.http1.head import (
 _HEAD: Final = re.compile(
     rb"(" + TOKEN + rb") ([!\"$-~]++) HTTP/1\.([01])\r\n" + FIELDS,
 )
-_LINE: Final = re.compile(rb"[^\r\n]*+ HTTP/([0-9]\.[0-9])\r\n")
+_LINE: Final = re.compile(rb"[^\r\n]* HTTP/([0-9]\.[0-9])\r\n")
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*+)([^?]*+)", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(rb"(\[[0-9A-Fa-f:.]++\]|[^:\[\]]++)(?::([1-9][0-9]{0,4}))?")
 _NUMERIC: Final = re.compile(rb"[0-9.]++")
@@ -105,9 +105,7 @@ def parse_authority_untrusted(raw: bytes) -> tuple[str, int | None]:
 
 
 def read_upgrade(fields: dict[bytes, list[bytes]]) -> str | None:
-    """Return the protocols that Upgrade lists (RFC 9110 section 7.8), whether or not Connection mentions
-    it.
-    """
+    """Return what Upgrade lists (RFC 9110 section 7.8), whether or not Connection mentions it."""
     values = fields.get(b"upgrade")
     if values is None:
         return None

@@ -20,16 +20,13 @@ from microagent.wire.http1.head import (
 )
 from microagent.wire.http1.request import read_upgrade
 
-# The space behind the status is owed even without a reason phrase (RFC 9112 section 4), but many servers
-# omit it.
+# The space behind the status is owed even without a reason phrase (RFC 9112 section 4), but many servers omit it.
 _HEAD: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + VALUE + rb")?\r\n" + FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """One response; `upgrade` is the protocol that a 101 switches to, None otherwise. `close`: it is the
-    last.
-    """
+    """One response; `upgrade` is what a 101 switches to, None otherwise; `close`: it is the last one."""
 
     status: int
     version: tuple[int, int]
@@ -67,8 +64,7 @@ def _read_framing(fields: dict[bytes, list[bytes]], minor: int, status: int, met
     if method == "HEAD" or status == 304:
         return NO_BODY  # the fields speak of the response to a GET
     if status < 200 or status == 204:
-        # Many servers say "Content-Length: 0" here. More than that is a body for some clients and none for
-        # others.
+        # Many servers say "Content-Length: 0" here. More than that is a body for some clients and none for others.
         if stated not in (None, NO_BODY):
             raise Malformed(f"a {status} response with a body")
         return NO_BODY

@@ -1,0 +1,198 @@
+"""Bytes arrive as they were sent, ends and breaks arrive as what they are. Over real sockets."""
+
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from microagent.audit.record import Record
+from microagent.decision.verdict import Action, Reason, Verdict
+from microagent.flows.http1 import HttpConversation
+from microagent.mediator.channel import PlainChannel
+from microagent.mediator.reactor import Reactor
+from microagent.mediator.relay import ChannelRelay
+from microagent.mediator.splice import PipePool, SpliceRelay
+
+SIZE = 20_000_000
+
+
+@dataclass
+class Ends:
+    """The far ends: what a guest and a server would hold."""
+
+    guest: socket.socket
+    server: socket.socket
+    near_guest: socket.socket
+    near_server: socket.socket
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname(), timeout=20)
+        near, _ = listener.accept()
+    near.setblocking(False)
+    return far, near
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with ExitStack() as stack:
+        guest, near_guest = tcp_pair()
+        server, near_server = tcp_pair()
+        for sock in (guest, near_guest, server, near_server):
+            stack.callback(sock.close)
+        yield Ends(guest, server, near_guest, near_server)
+
+
+def fail(where: str, error: Exception) -> None:
+    raise AssertionError(where) from error
+
+
+class Loop:
+    """A reactor in a thread, until the relay has closed."""
+
+    def __init__(self) -> None:
+        self.reactor = Reactor(fail)
+        self.closed: list[str] = []
+        self._thread = threading.Thread(target=self.reactor.run)
+
+    def over(self, why: str) -> None:
+        self.closed.append(why)
+        self.reactor.stop()
+
+    def __enter__(self) -> "Loop":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while chunk := sock.recv(1 << 16):
+        data += chunk
+    return bytes(data)
+
+
+def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
+    loop = Loop()
+    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over)
+    relay.start()
+    upload, download = os.urandom(SIZE), os.urandom(SIZE)
+
+    def serve() -> None:
+        got.append(receive_all(ends.server))
+        ends.server.sendall(download)
+        ends.server.shutdown(socket.SHUT_WR)
+
+    got: list[bytes] = []
+    server = threading.Thread(target=serve)
+    with loop:
+        server.start()
+        ends.guest.sendall(upload)
+        ends.guest.shutdown(socket.SHUT_WR)
+        back = receive_all(ends.guest)
+        server.join()
+    assert hashlib.sha256(got[0]).digest() == hashlib.sha256(upload).digest()
+    assert hashlib.sha256(back).digest() == hashlib.sha256(download).digest()
+    assert (relay.bytes_out, relay.bytes_in) == (SIZE, SIZE)
+    assert loop.closed == ["closed"]
+
+
+def test_splice_passes_a_reset_on(ends: Ends) -> None:
+    loop = Loop()
+    SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over).start()
+    with loop:
+        ends.guest.sendall(b"hello")
+        assert ends.server.recv(5) == b"hello"
+        ends.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        ends.server.close()
+        with pytest.raises(ConnectionResetError):
+            ends.guest.recv(1)
+    assert loop.closed[0].startswith("reset")
+
+
+def test_pipes_come_back_clean() -> None:
+    pool = PipePool(keep=1)
+    pipe = pool.take()
+    os.write(pipe[1], b"left over")
+    pool.give(pipe, empty=False)
+    fresh = pool.take()
+    with pytest.raises(BlockingIOError):
+        os.read(fresh[0], 1)
+    pool.give(fresh, empty=True)
+    assert pool.take() == fresh
+    for fd in fresh:
+        os.close(fd)
+
+
+def http_relay(loop: Loop, ends: Ends, records: list[Record]) -> ChannelRelay:
+    verdict = Verdict(Action.ALLOW, Reason.NAME_LISTED, host="api.ok.test")
+    talk = HttpConversation(lambda: verdict, "api.ok.test", 80, "203.0.113.10:80", "flow1", lambda: "d1")
+    guest, server = PlainChannel(ends.near_guest), PlainChannel(ends.near_server)
+    return ChannelRelay(loop.reactor, guest, server, talk, records.append, loop.over)
+
+
+def test_an_upload_and_a_download_pass_through_a_conversation(ends: Ends) -> None:
+    loop, records = Loop(), list[Record]()
+    http_relay(loop, ends, records).start()
+    upload, download = os.urandom(SIZE), os.urandom(SIZE)
+    request = b"POST /u HTTP/1.1\r\nHost: api.ok.test\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % SIZE
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE
+
+    def serve() -> None:
+        data = bytearray()
+        while len(data) < len(request) + SIZE:
+            data += ends.server.recv(1 << 16)
+        got.append(bytes(data))
+        ends.server.sendall(response + download)
+
+    got: list[bytes] = []
+    server = threading.Thread(target=serve)
+    with loop:
+        server.start()
+        ends.guest.sendall(request + upload)
+        back = receive_all(ends.guest)
+        server.join()
+        ends.guest.close()
+    assert got[0] == request + upload
+    assert back == response + download
+    assert records[0].fields["bytes_out"] == len(request) + SIZE
+    assert records[0].fields["bytes_in"] == len(response) + SIZE
+
+
+def test_a_refusal_reaches_a_guest_that_is_still_uploading(ends: Ends) -> None:
+    loop, records = Loop(), list[Record]()
+    http_relay(loop, ends, records).start()
+    with loop:
+        ends.guest.sendall(b"POST / HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100000)
+        ends.guest.shutdown(socket.SHUT_WR)
+        answer = receive_all(ends.guest)
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert ends.server.recv(1) == b""
+    assert records[0].fields["reason"] == "host_mismatch"
+
+
+def test_a_record_that_cannot_be_written_stops_what_it_announces(ends: Ends) -> None:
+    loop = Loop()
+
+    def refuse(record: Record) -> None:
+        raise OSError("disk full")
+
+    relay = http_relay(loop, ends, [])
+    relay._write = refuse
+    relay.start()
+    with loop:
+        ends.guest.sendall(b"GET / HTTP/1.1\r\nHost: api.ok.test\r\n\r\n")
+        ends.server.recv(100)
+        ends.server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            receive_all(ends.guest)
+    assert loop.closed
