@@ -64,9 +64,10 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         failure = error
     except web.HTTPException as error:
         failure = ApiError("not_found" if error.status == 404 else "invalid", f"{request.path}: {error.reason}")
+    except ConnectionError:
+        # The client left in the middle of an answer, as `head` does; there is nobody to tell.
+        return web.Response()
     except OSError as error:
-        if request.transport is None:
-            raise
         failure = HostError(str(error))
     except Exception:
         log.exception("unexpected path=%s", request.path)

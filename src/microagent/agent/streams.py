@@ -39,7 +39,6 @@ async def egress(request: web.Request) -> web.StreamResponse:
         while going:
             going = await _pause(request, supervisor)
             await _write(answer, _matching(tail, wanted))
-    await answer.write_eof()
     return answer
 
 
@@ -64,7 +63,6 @@ async def logs(request: web.Request) -> web.StreamResponse:
         if not going:
             break
         going = await _pause(request, supervisor)
-    await answer.write_eof()
     return answer
 
 

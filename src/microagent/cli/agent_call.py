@@ -51,9 +51,9 @@ def with_agent(settings: Settings, work: Callable[[], T]) -> T:
 
 def _start_agent(socket: Path) -> None:
     """Starts an agent that outlives this command, and waits until it listens."""
-    run_dir = socket.parent
-    run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    log = run_dir / _LOG
+    log = socket.parent / _LOG
+    # As the agent makes it: its group must reach the socket in it.
+    log.parent.mkdir(mode=0o711, exist_ok=True)
     fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         # -P: a daemon of root's must not import what lies in the directory this happens to be called from.

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -35,10 +35,13 @@ _COMMAND = 120.0
 class Lab:
     """One agent with its state; a context manager."""
 
-    def __init__(self, internet: Internet, guest_dir: Path = GUEST_DIR) -> None:
-        """Raises HostError when the agent does not come up."""
+    def __init__(
+        self, internet: Internet, guest_dir: Path = GUEST_DIR, agent_environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`agent_environment` overrides variables of the agent's. Raises HostError when the agent does not come up."""
         self._undo = ExitStack()
         self.internet = internet
+        self._agent_environment = agent_environment or {}
         with ExitStack() as undo:
             self._start(guest_dir, undo)
             self._undo = undo.pop_all()
@@ -47,8 +50,8 @@ class Lab:
         # A short path: the socket's has to fit into 107 bytes (unix(7)).
         self.directory = Path(tempfile.mkdtemp(prefix="microagent-demo-"))
         undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        undo.callback(_unmount_below, self.directory)
-        undo.callback(_end_all_in, self.internet.host.path)
+        undo.callback(self._unmount_all)
+        undo.callback(self._end_all)
         self.directory.chmod(0o711)  # as /run/microagent: the guest's uid passes through, and sees nothing
         self.socket = self.directory / "run" / "agent.sock"
         self.state = self.directory / "state"
@@ -63,7 +66,7 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self.environment(),
+                env={**self.environment(), **self._agent_environment},
                 start_new_session=True,  # the terminal's Ctrl-C is for us: the agent ends when we say so
             )
         undo.callback(self.stop_agent)
@@ -130,6 +133,17 @@ class Lab:
             raise HostError(f"microagent egress failed: {answer.stderr.strip()}")
         return [json.loads(line) for line in answer.stdout.splitlines()]
 
+    def processes(self) -> set[int]:
+        """All that runs in the host namespace: the agent, its mediators, its guests."""
+        namespace = self.internet.host.path.stat().st_ino
+        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_in(entry, namespace)}
+
+    def mounts(self) -> list[str]:
+        """Where something is mounted in the lab's directory."""
+        lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()
+        found = [line.split(" ")[1] for line in lines]
+        return [mount for mount in found if mount.startswith(f"{self.directory}/")]
+
     def stop_agent(self) -> None:
         """Ask the agent to end, and insist after a while. Idempotent."""
         if self.agent.poll() is not None:
@@ -161,18 +175,20 @@ class Lab:
         last_words = self.log.read_text("utf-8", errors="replace").strip()[-2000:]
         raise HostError(f"the agent did not start; its last words:\n{last_words}")
 
+    def _end_all(self) -> None:
+        for _ in range(50):
+            left = self.processes()
+            if not left:
+                return
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
 
-def _end_all_in(namespace: Path) -> None:
-    """Kill what still runs in a network namespace: everything there was started by the agent that is gone."""
-    ours = namespace.stat().st_ino
-    for _ in range(50):
-        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_in(entry, ours)]
-        if not found:
-            return
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
+    def _unmount_all(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for mount in sorted(self.mounts(), reverse=True):
+            libc.umount2(mount.encode(), _MNT_DETACH)
 
 
 def _is_in(process: Path, namespace: int) -> bool:
@@ -180,11 +196,3 @@ def _is_in(process: Path, namespace: int) -> bool:
         return (process / "ns" / "net").stat().st_ino == namespace
     except OSError:  # it has just ended, or is a zombie
         return False
-
-
-def _unmount_below(directory: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    mounts = [line.split(" ")[1] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
-    for mount in sorted(mounts, reverse=True):
-        if mount.startswith(f"{directory}/"):
-            libc.umount2(mount.encode(), _MNT_DETACH)

@@ -29,6 +29,7 @@ WORKSPACE = "demo"
 FLAGS = ("--egress", "strict", "--egress-allow", rows.ALLOWED, "--egress-passthrough", rows.PINNED)
 _ALLOWED = frozenset(Destination("tcp", address, 443) for address, _ in rows.REACHED)
 _NAMES = frozenset(name for _, name in rows.REACHED)
+_TRIED = {row.key: row.tried for row in rows.ROWS}
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -84,7 +85,7 @@ def _run_guest(lab: Lab, console: Console) -> list[str]:
         for line in guest.stdout:
             output.append(line)
             if line.startswith("row\t"):
-                console.print(f"   [dim]the guest tried: {line.split(chr(9))[1]}[/]")
+                console.print(Text(f"   the guest tried: {_TRIED.get(line.split(chr(9))[1], '?')}", style="dim"))
         code, complaint = guest.wait(), guest.stderr.read()
     if code != 0 and not output:
         raise HostError(f"the guest did not run (exit code {code}): {complaint.strip()}", "microagent doctor")

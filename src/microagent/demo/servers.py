@@ -6,6 +6,7 @@ and the end of it, which also comes when the parent dies of SIGKILL, ends the pr
 
 import asyncio
 import json
+import logging
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
@@ -72,6 +73,8 @@ def _say(message: dict[str, object]) -> None:
 def main() -> None:
     """Serve until standard input ends."""
     directory = Path(sys.argv[1])
+    # Clients that go away in the middle are what is being shown; they are no error of the server's.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_serve(directory))
     finally:

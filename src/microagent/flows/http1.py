@@ -261,8 +261,8 @@ class HttpConversation:
             self.bytes_in += len(head)
             if response.status == 101:
                 return effects + self._switch(exchange, response.upgrade, head, rest, now)
-            effects.append(ToGuest(head))
             if response.status < 200:
+                effects.append(ToGuest(head))
                 exchange.interim += 1
                 if exchange.interim > MAX_INTERIM:
                     return effects + self._finish("too many interim responses", now)
@@ -270,23 +270,25 @@ class HttpConversation:
                 continue
             exchange.close |= response.close or exchange.request.close
             exchange.response_body = body = _Body(response.framing)
-            return effects + self._response_body(exchange, body, rest, now)
+            return effects + self._response_body(exchange, body, rest, now, head)
         return effects
 
-    def _response_body(self, exchange: _Exchange, body: _Body, data: bytes, now: float) -> list[Effect]:
+    def _response_body(
+        self, exchange: _Exchange, body: _Body, data: bytes, now: float, head: bytes = b""
+    ) -> list[Effect]:
         try:
             used = body.take(data) if data else 0
         except Malformed as fault:
             return self._finish(f"upstream sent {fault.what}", now)
         exchange.bytes_in += used
         self.bytes_in += used
-        effects: list[Effect] = [ToGuest(data if used == len(data) else data[:used])] if used else []
+        passing = head + data[:used] if head or used < len(data) else data
         if not body.done:
-            return effects
+            return [ToGuest(passing)] if passing else []
         exchange.response_done = True
-        if used < len(data):
-            return effects + self._finish("unsolicited response", now)
-        return effects + self._exchange_over(now)
+        over = self._finish("unsolicited response", now) if used < len(data) else self._exchange_over(now)
+        # The request is on record before the guest has the last of its answer.
+        return [*over[:1], ToGuest(passing), *over[1:]] if over else [ToGuest(passing)]
 
     def _switch(self, exchange: _Exchange, protocol: str | None, head: bytes, rest: bytes, now: float) -> list[Effect]:
         """101: only the WebSocket that was asked for becomes a tunnel (RFC 6455 4.2.2)."""

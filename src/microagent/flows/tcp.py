@@ -37,7 +37,7 @@ from microagent.flows.vocabulary import (
     Waited,
     Write,
 )
-from microagent.policy.addresses import AddressClass
+from microagent.policy.addresses import AddressClass, classify
 from microagent.policy.model import Mode
 from microagent.wire.client_hello import parse_client_hello_untrusted
 from microagent.wire.http1 import find_head_end, parse_request_head_untrusted
@@ -142,8 +142,9 @@ class TcpHead:
         if not verdict.allowed:
             return self._refuse(verdict)
         self.verdict = verdict
-        if self._leases.holds(name, self._destination, now):
+        if self._leases.holds(name, self._destination, now) and self._is_public():
             return self._pin((self._destination,))
+        # An inside address is looked at together with the rest of its answer, lease or not.
         return [Resolve(name)]
 
     def _hosted(self, host: str, now: float) -> list[Effect]:
@@ -172,7 +173,7 @@ class TcpHead:
 
     def _resolved(self, addresses: tuple[IPv4Address, ...]) -> list[Effect]:
         if self._destination in addresses:
-            return self._pin((self._destination,))
+            return self._pin(addresses, only=self._destination)
         self._signals += (Signal.NAME_DESTINATION_MISMATCH,)
         if not addresses:
             return self._unresolved()
@@ -188,18 +189,22 @@ class TcpHead:
         self._candidates = [(question, verdict)]
         return self._dial_next()
 
-    def _pin(self, addresses: tuple[IPv4Address, ...]) -> list[Effect]:
-        """Keep the addresses that may be dialled; in a mixed answer the inside ones never are."""
+    def _pin(self, addresses: tuple[IPv4Address, ...], only: IPv4Address | None = None) -> list[Effect]:
+        """Keep the addresses that may be dialled, or the `only` one; in a mixed answer the inside ones never are."""
         questions = [Question(self._proto, self._port, name=self._name, address=a) for a in addresses]
         verdicts = [self._engine.decide(question) for question in questions]
         mixed = any(v.address_class == AddressClass.PUBLIC for v in verdicts)
         self._candidates = [
             (question, v)
             for question, v in zip(questions, verdicts, strict=True)
-            if v.allowed and (v.address_class == AddressClass.PUBLIC or not mixed)
+            if v.allowed
+            and (v.address_class == AddressClass.PUBLIC or not mixed)
+            and (only is None or question.address == only)
         ]
         if not self._candidates:
-            return self._refuse(next(v for v in verdicts if not v.allowed))
+            wanted = next(v for v in verdicts if only is None or v.address == str(only))
+            mixture = replace(refusal(Reason.MIXED_ANSWER, self._name, wanted.address), internal=True)
+            return self._refuse(mixture if wanted.allowed else wanted)
         return self._dial_next()
 
     def _dial_next(self) -> list[Effect]:
@@ -243,6 +248,9 @@ class TcpHead:
         return [Write(Record(Happening.UPSTREAM_ERROR, fields)), Answer(body)]
 
     # --- verdicts
+
+    def _is_public(self) -> bool:
+        return classify(self._destination).kind is AddressClass.PUBLIC
 
     @property
     def _name(self) -> str:

@@ -216,7 +216,10 @@ class Guest:
         self._complaint = b""
         self._moved = asyncio.Event()
         self._counts = {STDOUT: 0, STDERR: 0}
-        self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(_QUEUED)
+        self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._gone = False
         self._killed = False
         self.pid = process.pid
         self.stdin = GuestInput(streams[1][1])
@@ -233,7 +236,10 @@ class Guest:
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """(STDOUT or STDERR, bytes) as they come, until the guest has ended. For one reader."""
         while (item := await self._queue.get()) is not None:
+            if self._queue.qsize() < _QUEUED:
+                self._room.set()
             yield item
+        self._queue.put_nowait(None)  # for whoever asks again
 
     async def wait(self) -> int:
         """The command's exit code, 128+N when signal N ended it (KILLED after `kill`), once QEMU is gone.
@@ -268,8 +274,11 @@ class Guest:
             if self._process.returncode is None:
                 self._process.kill()
             await self._process.wait()
+            # What is left is in the sockets' buffers, so it is bounded: take it, whether it is read or not.
+            self._gone = True
+            self._room.set()
             await asyncio.gather(*self._readers)
-            await self._queue.put(None)
+            self._queue.put_nowait(None)
             for _, writer in self._streams:
                 writer.close()
             self._console.close()
@@ -312,8 +321,11 @@ class Guest:
 
     async def _read_output(self, number: int) -> None:
         while data := await _chunk(self._streams[number + 1][0]):
+            await self._room.wait()
+            self._queue.put_nowait((number, data))
+            if self._queue.qsize() >= _QUEUED and not self._gone:
+                self._room.clear()
             self._counts[number] += len(data)
-            await self._queue.put((number, data))
             self._moved.set()
         self._moved.set()
 

@@ -90,15 +90,17 @@ def read_yaml(text: str, filename: str) -> tuple[Node | None, list[Problem]]:
         mark = error.problem_mark or error.context_mark
         what = f"not YAML: {error.problem or error.context}"
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise PolicyError((Problem(what, _yaml_hint(what), filename, line, column),)) from None
+        raise PolicyError((Problem(what, _yaml_hint(error), filename, line, column),)) from None
     except yaml.YAMLError as error:
         what = f"not YAML: {str(error).splitlines()[0]}"
         raise PolicyError((Problem(what, "save the file as UTF-8 text", filename),)) from None
 
 
-def _yaml_hint(what: str) -> str:
-    if "character that cannot start any token" in what:
-        return "indent with spaces, not tabs, and put an entry that begins with a special character in quotes"
+def _yaml_hint(error: yaml.MarkedYAMLError) -> str:
+    if "alias" in (error.context or ""):
+        return "in YAML a * begins an alias; for *.example.org write .example.org (it also matches example.org itself)"
+    if "cannot start any token" in (error.problem or ""):
+        return "indent with spaces, not tabs, and put what begins with a special character in quotes"
     return "a policy file reads: allow:, then one `- name` a line below it"
 
 

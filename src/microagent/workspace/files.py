@@ -29,7 +29,11 @@ def ensure_directory(path: Path, mode: int) -> None:
     """Makes a directory and its parents where they are missing; those that exist are left as they are."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=mode, exist_ok=True)
+        path.mkdir(mode=0o700)
+        # mkdir(2) is subject to the umask, chmod(2) is not.
+        path.chmod(mode)
+    except FileExistsError:
+        return
     except OSError as error:
         raise HostError(f"cannot make {path}: {error.strerror}") from error
 

@@ -169,6 +169,19 @@ def test_the_inside_part_of_a_mixed_answer_is_never_dialled() -> None:
     assert not any(isinstance(effect, v.Dial) for effect in again)
 
 
+def test_a_guest_that_picks_the_inside_part_itself_is_refused() -> None:
+    talk = Talk("allow: mixed.ok.test", to=INSIDE, leased=(("mixed.ok.test", INSIDE), ("mixed.ok.test", OK)))
+    assert talk.hears(v.Peeked(hello("mixed.ok.test"))) == [v.Resolve("mixed.ok.test")]
+    record = record_of(talk.hears(v.Resolved((INSIDE, OK))))
+    assert (record.event, record.fields["reason"]) == ("egress_internal_deny", "mixed_answer")
+
+
+def test_an_exact_name_may_be_private() -> None:
+    talk = Talk("allow: db.ok.test", to=INSIDE)
+    talk.hears(v.Peeked(hello("db.ok.test")))
+    assert talk.hears(v.Resolved((INSIDE,)))[1] == v.Dial(INSIDE, 443)
+
+
 def test_a_suffix_that_resolves_inside_is_refused_with_the_entry_that_would_permit_it() -> None:
     talk = Talk("allow: .ok.test", to=INSIDE)
     talk.hears(v.Peeked(hello("db.ok.test")))
