@@ -6,14 +6,13 @@ that pings its gateway over a tap.
 
 import asyncio
 import datetime
-import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from microagent.api.link import GATEWAY, GUEST, GUEST_MAC
 from microagent.errors import HostError
 from microagent.guests.bootdisk import make_bootdisk
 from microagent.guests.disk import make_overlay
+from microagent.guests.guest import KILLED, STDERR, STDOUT
 from microagent.guests.image import Image, ImageStore
-from microagent.guests.qemu import KILLED, STDERR, STDOUT, Guest, GuestSpec, start_guest
+from microagent.guests.qemu import Guest, GuestSpec, start_guest
 
 pytestmark = pytest.mark.vm
 
@@ -205,7 +205,7 @@ async def test_what_is_not_there_is_127_as_in_a_shell(workspace: Workspace) -> N
 async def test_an_idle_guest_shuts_down_when_asked(workspace: Workspace) -> None:
     guest = await workspace.start()
     await guest.ready.wait()
-    await guest.shutdown(5)
+    assert await guest.shutdown(5)
     assert await guest.wait() == 0
 
 
@@ -218,7 +218,7 @@ async def test_shutdown_is_term_then_kill(workspace: Workspace) -> None:
     assert await anext(output) == (STDOUT, b"ready\n")
     ending = asyncio.create_task(guest.shutdown(2))
     assert [data async for _, data in output] == [b"asked\n"]
-    await ending
+    assert await ending
     assert await guest.wait() == KILLED
 
 

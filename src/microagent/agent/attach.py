@@ -16,7 +16,7 @@ from microagent.agent.handlers import FLEET
 from microagent.agent.supervisor import Supervisor
 from microagent.api.errors import to_json
 from microagent.api.messages import STDIN, frame
-from microagent.errors import ApiError, HostError, MicroagentError
+from microagent.errors import ApiError, MicroagentError
 from microagent.workspace.spec import from_json
 from microagent.workspace.states import State
 
@@ -55,7 +55,12 @@ async def _run(request: web.Request, socket: web.WebSocketResponse) -> None:
         await supervisor.kill()
     record = supervisor.record
     if record.state is State.FAILED:
-        raise HostError(record.reason, "" if record.spec.ephemeral else f"microagent logs {record.name} --console")
+        hint = (
+            "run with --keep to have its console"
+            if record.spec.ephemeral
+            else f"microagent logs {record.name} --console"
+        )
+        raise ApiError("failed", record.reason, hint)
     code = _KILLED if record.exit_code is None else record.exit_code
     await _tell(socket, {"type": "exit", "code": code, "denied": dict(supervisor.denied)})
 

@@ -74,7 +74,7 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
     keeper.replaced = lambda: services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
     output = Output(services.store, record.name, sink)
     pumping = asyncio.create_task(output.pump(guest.output))
-    undo.push_async_callback(_cancelled, pumping)
+    undo.push_async_callback(_finished, guest, output, pumping)
     await _ready(guest)
     return Life(record, network, keeper, guest, output, pumping)
 
@@ -98,10 +98,11 @@ async def _mediator(services: Services, record: Record, network: Network, undo: 
 
     async def spawn() -> Mediator:
         settings = await asyncio.to_thread(_settings, services, record)
-        return await services.nursery.spawn(settings, network.sockets, log_fd, network.new_drops)
+        return await services.mediators.spawn(settings, network.sockets, log_fd, network.new_drops)
 
-    first = await acquire(undo, spawn(), _nothing)
+    first = await acquire(undo, spawn(), Mediator.stop)
     keeper = Keeper(record.name, network, first, spawn)
+    # By then it may be another one than the first.
     undo.push_async_callback(lambda: keeper.mediator.stop())
     return keeper
 
@@ -181,10 +182,8 @@ async def _end(guest: Guest) -> None:
         return
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def _nothing(_: object) -> None:
-    """The keeper ends whichever mediator is the last one."""
+async def _finished(guest: Guest, output: Output, pumping: asyncio.Task[None]) -> None:
+    """Ends the guest while its output is still being read: it waits until all of it was."""
+    output.detach()
+    await _end(guest)
+    await pumping

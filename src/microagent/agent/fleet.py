@@ -39,6 +39,8 @@ class Fleet:
         """Makes a workspace, with its image at hand and a CA of its own."""
         self.check_new(spec)
         image = await self.services.images.resolve(spec.image)
+        # That may have taken long.
+        self.check_new(spec)
         now = datetime.now(UTC)
         record = self.services.store.create(spec, create_ca(spec.name, now), timestamp(now))
         log.info("workspace=%s state=created image=%s", spec.name, image.digest)
@@ -66,7 +68,7 @@ class Fleet:
         return removed or supervisor is not None
 
     async def close(self) -> None:
-        """Stops every workspace, all at once, each within its grace period."""
+        """Stops every workspace, all at once, each within its grace period; no new ones are made from now on."""
         self._closing = True
         await asyncio.gather(*(self._stop(supervisor) for supervisor in self.all() if supervisor.live))
 

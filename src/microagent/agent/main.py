@@ -16,10 +16,10 @@ from microagent.agent.bringup import netns_directory
 from microagent.agent.config import Config, load
 from microagent.agent.fleet import Fleet
 from microagent.agent.ledger import Ledger
-from microagent.agent.mediators import Nursery
 from microagent.agent.peers import group_id, listen
 from microagent.agent.server import application
 from microagent.agent.services import Services
+from microagent.agent.spawner import Spawner
 from microagent.agent.sweep import sweep
 from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
@@ -94,11 +94,13 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         ledger = Ledger(config.run_dir)
         stack.callback(ledger.close)
         stack.callback(release_directory, netns_directory(config))
-        nursery = await Nursery.start(_pem_texts(config.upstream_ca))
-        stack.push_async_callback(nursery.close)
+        mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
-        services = Services(config, store, ledger, nursery, images)
-        yield Fleet(services, await asyncio.to_thread(sweep, services))
+        services = Services(config, store, ledger, mediators, images)
+        fleet = Fleet(services, await asyncio.to_thread(sweep, services))
+        # Once more after the server has gone: a request may have started one while the others were stopped.
+        stack.push_async_callback(fleet.close)
+        yield fleet
 
 
 def _pem_texts(files: tuple[Path, ...]) -> tuple[str, ...]:

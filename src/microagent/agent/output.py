@@ -1,10 +1,12 @@
 """The guest's output: into output.log, and to whoever is attached, as it comes."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 
+from microagent.errors import HostError
 from microagent.workspace.store import OUTPUT, Store
 
 Sink: TypeAlias = Callable[[int, bytes], Awaitable[None]]
@@ -27,10 +29,7 @@ class Output:
         fd = self._store.open_log(self._name, OUTPUT)
         try:
             async for channel, data in chunks:
-                os.write(fd, data)
-                if os.fstat(fd).st_size > _LONGEST_LOG:
-                    os.close(fd)
-                    fd = self._rotate()
+                fd = self._log(fd, data)
                 await self._send(channel, data)
         finally:
             os.close(fd)
@@ -49,7 +48,15 @@ class Output:
         if self._sending.cancelled() or self._sending.exception():
             self._sink = None
 
-    def _rotate(self) -> int:
-        path = self._store.path(self._name, OUTPUT)
-        path.replace(path.with_suffix(".log.1"))
-        return self._store.open_log(self._name, OUTPUT)
+    def _log(self, fd: int, data: bytes) -> int:
+        """Appends to the log; returns the descriptor to go on with, a new one when the log was put aside."""
+        # A full disk costs the log, and not the run: output that nobody takes would stop the guest for good.
+        with contextlib.suppress(OSError, HostError):
+            os.write(fd, data)
+            if os.fstat(fd).st_size > _LONGEST_LOG:
+                path = self._store.path(self._name, OUTPUT)
+                path.replace(path.with_suffix(".log.1"))
+                new = self._store.open_log(self._name, OUTPUT)
+                os.close(fd)
+                return new
+        return fd

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
-from microagent.agent.mediators import Nursery
+from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
 from microagent.workspace.store import Store
 
@@ -16,5 +16,5 @@ class Services:
     config: Config
     store: Store
     ledger: Ledger
-    nursery: Nursery
+    mediators: Spawner
     images: ImageStore

@@ -64,18 +64,14 @@ class Supervisor:
 
     async def stop(self) -> bool:
         """Asks the guest to shut down; True when it had to be ended after the grace period."""
-        loop = asyncio.get_running_loop()
-        asked, life = loop.time(), self.life
+        life, forced = self.life, False
         self._enter(Event.STOP, reason="stopped")
         if life is None:
-            self._cancel()
+            await self._cancel()
         else:
-            patience = loop.call_later(GRACE, life.output.detach)
-            await life.guest.shutdown(GRACE)
-            patience.cancel()
+            forced = await _shut_down(life)
         await self.ended()
-        forced = loop.time() - asked >= GRACE
-        if forced:
+        if forced and not self.record.spec.ephemeral:
             self._note(reason=f"did not shut down within {GRACE} s and was ended")
         return forced
 
@@ -85,7 +81,7 @@ class Supervisor:
             starting = self.record.state is State.STARTING
             self._enter(Event.STOP, reason="killed")
             if starting:
-                self._cancel()
+                await self._cancel()
         if self.life:
             self.life.guest.kill()
             self.life.output.detach()
@@ -145,7 +141,9 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self.denied = await asyncio.to_thread(denied, path, self.record.started or "")
 
-    def _cancel(self) -> None:
+    async def _cancel(self) -> None:
+        """Ends a start. A task cancelled before its first step would never reach its own clean-up, so it gets one."""
+        await asyncio.sleep(0)
         if self._task:
             self._task.cancel()
 
@@ -166,6 +164,16 @@ class Supervisor:
             self._services.store.save(self.record)
         except (HostError, OSError) as error:
             log.error("not saved workspace=%s reason=%r", self.record.name, str(error))
+
+
+async def _shut_down(life: Life) -> bool:
+    """Asks the guest to end; True when it took the whole grace period, after which its init ends the command."""
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    patience = loop.call_later(GRACE, life.output.detach)
+    await life.guest.shutdown(GRACE)
+    patience.cancel()
+    return loop.time() - asked >= GRACE
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ STATUS = {
     "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
+    "failed": 500,
     "host": 500,
     "internal": 500,
     "busy": 503,

@@ -59,7 +59,6 @@ def _start_agent(socket: Path) -> None:
         # -P: a daemon of root's must not import what lies in the directory this happens to be called from.
         agent = subprocess.Popen(
             [sys.executable, "-P", "-m", "microagent.cli", "agent"],
-            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=fd,
             stderr=fd,

@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import click
 
-from microagent.cli.output import Settings, json_option, say_error
+from microagent import __version__
+from microagent.cli.output import Settings, json_option, note, say_error
 from microagent.errors import ApiError, MicroagentError
 
 # verb -> (module, attribute, what `--help` says). Modules are imported when their verb is used.
@@ -56,7 +57,7 @@ class _Verbs(click.Group):
     envvar="MICROAGENT_SOCKET",
     help="The agent's socket (default: /run/microagent/agent.sock).",
 )
-@click.version_option(package_name="microagent", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @json_option
 @click.pass_obj
 def app(settings: Settings, socket: str | None) -> None:
@@ -72,6 +73,9 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         code = end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        code = EXIT["invalid"]
     except click.ClickException as error:
         # The parser stops at its first error, perhaps before it saw --json.
         settings.json |= "--json" in sys.argv[1:]

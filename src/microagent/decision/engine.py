@@ -110,10 +110,9 @@ class _Asked:
         self.by_address = None if self.address is None else self._entry_that_opens(self.address)
 
     def _entry_that_opens(self, address: Address) -> Entry | None:
-        covering = self.policy.match_address(address)
-        if self.place.kind is AddressClass.NEVER_BY_NAME and covering:
-            return covering if self.policy.match_own_address(address) else None
-        return covering
+        if self.place.kind is AddressClass.NEVER_BY_NAME and not self.policy.has_own_entry(address):
+            return None
+        return self.policy.match_address(address)
 
     def opened_to(self, names: tuple[str, ...]) -> bool:
         """Whether flows that stand for `names` may go to the address, wherever it lies."""

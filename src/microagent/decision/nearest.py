@@ -15,7 +15,7 @@ _NEAR_BITS: Final = {4: 8, 6: 32}
 
 
 def nearest(policy: Policy, question: Question) -> tuple[Entry, str] | None:
-    """An entry and why it misses; None when nothing is near."""
+    """An entry and why it misses; None when nothing is near. No entry may match the name outright."""
     if question.address is not None and (covering := policy.match_address(question.address)):
         return covering, "it covers the address among others; this one needs an entry of its own"
     if question.name is not None:
@@ -24,9 +24,6 @@ def nearest(policy: Policy, question: Question) -> tuple[Entry, str] | None:
 
 
 def _nearest_name(policy: Policy, name: str) -> tuple[Entry, str] | None:
-    if entry := policy.match_name(name):
-        kind = "a suffix opens no private address" if entry.kind is Kind.SUFFIX else "a name opens no such address"
-        return entry, f"it matches the name, but {kind}"
     named = [entry for entry in policy.entries if entry.kind is not Kind.ADDRESS]
     found = [(entry, why) for entry in named if (why := _near_miss(entry, name))]
     if found:

@@ -25,36 +25,32 @@ _FORMS: Final = "a target is a name, host:port, a URL or an address: api.example
 
 def parse_target(text: str) -> Question:
     """The question a flow to `text` would put: TLS on port 443 where neither is said. Raises PolicyError."""
-    proto, port, host = None, None, text
+    proto, port, authority = None, 443, text
     if found := _URL.match(text):
-        host = found[2]
-        known = _SCHEMES.get(found[1].lower())
-        if known is not None:
-            proto, port = known
-    elif "://" in text:
-        _refuse(text, "is not a URL")
-    host, said = _split_port(host)
-    port = said or port or 443
+        authority = found[2]
+        proto, port = _SCHEMES.get(found[1].lower(), (None, 443))
+    host, said = _split(authority)
+    if said:
+        port = _port(text, said)
     name, address = _host(text, host)
     return Question(proto or _PORTS.get(port, Proto.TCP), port, name=name, address=address)
 
 
-def _split_port(host: str) -> tuple[str, int | None]:
-    """`host:port`, `[v6]:port`, `[v6]`, or no port; a bare IPv6 address keeps its colons."""
-    if host.startswith("["):
-        inner, bracket, rest = host[1:].partition("]")
-        if bracket:
-            return inner, _port(host, rest) if rest else None
-    if host.count(":") == 1:
-        host, _, port = host.partition(":")
-        return host, _port(host, ":" + port)
-    return host, None
+def _split(authority: str) -> tuple[str, str]:
+    """`host:port`, `[v6]:port` or `[v6]` to the host and the rest, colon included; a bare IPv6 address is whole."""
+    if authority.startswith("["):
+        host, bracket, rest = authority[1:].partition("]")
+        return (host, rest) if bracket else (authority, "")
+    if authority.count(":") == 1:
+        host, colon, rest = authority.partition(":")
+        return host, colon + rest
+    return authority, ""
 
 
-def _port(host: str, text: str) -> int:
-    found = _PORT.fullmatch(text)
+def _port(text: str, said: str) -> int:
+    found = _PORT.fullmatch(said)
     if found is None or int(found[1]) > 65535:
-        _refuse(host + text, "has no port after the colon")
+        _refuse(text, "has no port after the colon")
     return int(found[1])
 
 

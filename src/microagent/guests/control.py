@@ -1,13 +1,14 @@
 """What a guest's init says on the control port, and what it understands. Pure. The other side is vm_fixtures/init."""
 
+import re
 from dataclasses import dataclass
 
 from microagent.errors import Malformed
 
 # "failed" and a line of text; everything else is shorter.
 MAX_LINE = 512
-# A 64-bit count of bytes has 20 digits at most.
-_MAX_DIGITS = 20
+_MARK = re.compile(rb"[0-9a-f-]{36}")
+_CODE = re.compile(rb"[0-9]{1,3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +18,16 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The machine is made and the command starts."""
+    """The machine is made and the command starts; `mark` will end its stdout and stderr."""
+
+    mark: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The command ended with `code` (128+N for signal N), having written that many bytes; disks are synced."""
+    """The command ended with `code` (128+N for signal N); disks are synced."""
 
     code: int
-    stdout: int
-    stderr: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,46 @@ def parse_report_untrusted(line: bytes) -> Report:
     word, _, rest = line.partition(b" ")
     if line == b"started":
         return Started()
-    if line == b"ready":
-        return Ready()
     if word == b"failed":
         return Failed(printable_untrusted(rest))
-    numbers = rest.split(b" ")
-    if word != b"exit" or len(numbers) != 3 or not all(n.isdigit() and len(n) <= _MAX_DIGITS for n in numbers):
-        raise Malformed("not a report")
-    code, stdout, stderr = map(int, numbers)
-    if code > 255:
-        raise Malformed("not an exit code")
-    return Exited(code, stdout, stderr)
+    if word == b"ready" and _MARK.fullmatch(rest):
+        return Ready(rest)
+    if word == b"exit" and _CODE.fullmatch(rest) and int(rest) <= 255:
+        return Exited(int(rest))
+    raise Malformed("not a report")
+
+
+class MarkedStream:
+    """Passes a stream on as it comes, without the mark that ends it.
+
+    Only bytes that may be the mark's beginning are kept back. A guest that writes the mark by itself takes the
+    end of its own output away, and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._mark = b""
+        self._kept = b""
+
+    def expect(self, mark: bytes) -> None:
+        """From here on; nothing was written before init said so."""
+        self._mark = mark
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream has ended, as far as has been fed."""
+        return self._kept == self._mark
+
+    def feed_untrusted(self, data: bytes) -> bytes:
+        """What can be passed on, now that `data` has come."""
+        data = self._kept + data
+        lengths = range(min(len(self._mark), len(data)), 0, -1)
+        length = next((n for n in lengths if data.endswith(self._mark[:n])), 0)
+        self._kept = data[len(data) - length :]
+        return data[: len(data) - length]
+
+    def rest(self) -> bytes:
+        """What was kept back for nothing: the stream broke off."""
+        return b"" if self.complete else self._kept
 
 
 def shutdown_request(seconds: int) -> bytes:

@@ -1,10 +1,10 @@
 """Images: from what the user names to a read-only disk.
 
-How this works. A reference is the name of a built-in image, the path of a rootfs directory, or the path of an OCI
-layout (PATH or PATH:TAG). Each has a digest: an OCI manifest's own, or one over a tree's metadata (`disk.measure_tree`).
-The store keeps one ext4 file per digest, made in a scratch directory and renamed, so that what has a name is
-complete. Layers are unpacked by umoci, which knows whiteouts and
-hostile paths; images are the user's own, as in Docker: who may talk to the agent may read what they name.
+How this works. A reference is the name of a built-in image, the path of a rootfs directory, or the path of an
+OCI layout (PATH or PATH:TAG). Each has a digest: an OCI manifest's own, or one over a tree's metadata
+(`disk.measure_tree`). The store keeps one ext4 file per digest, made in a scratch directory and renamed, so that
+what has a name is complete. Layers are unpacked by umoci, which knows whiteouts and hostile paths; images are the
+user's own, as in Docker: who may talk to the agent may read what they name.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Image:
 
 
 class ImageStore:
-    """Images under `directory`; `builtin` holds those that came with the guest's kernel (the agent's guest_dir/images)."""
+    """Images under `directory`; `builtin` is where those are that came with the kernel (guest_dir/images)."""
 
     def __init__(self, directory: Path, builtin: Path | None = None) -> None:
         self._directory = directory

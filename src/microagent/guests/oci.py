@@ -60,14 +60,12 @@ def choose(index: Mapping[str, Any], tag: str) -> Descriptor:
         entries = [e for e in entries if (_optional(e.get("annotations"), "annotations")).get(_REF_NAME) == tag]
         if not entries:
             raise Malformed(f"the layout has no image tagged {tag!r}")
+    if len(entries) > 1 and all("platform" in entry for entry in entries):
+        entries = [e for e in entries if _is_amd64_linux(_optional(e["platform"], "platform"))]
+    if not entries:
+        raise Malformed("the layout holds no image for linux/amd64")
     if len(entries) > 1:
-        entries = [e for e in entries if _is_amd64_linux(_optional(e.get("platform"), "platform"))]
-    if len(entries) != 1:
-        raise Malformed(
-            "the layout holds several images: name one as PATH:TAG"
-            if entries
-            else "the layout holds no image for linux/amd64"
-        )
+        raise Malformed("the layout holds several images: name one as PATH:TAG")
     return descriptor(entries[0])
 
 
@@ -87,9 +85,7 @@ def parse_config(data: bytes) -> ImageConfig:
     """The image configuration's part that says how to run it (image-spec, config.md)."""
     document = parse_document(data)
     config = _optional(document.get("config"), "config")
-    user, workdir = config.get("User") or "", config.get("WorkingDir") or "/"
-    if not isinstance(user, str) or not isinstance(workdir, str):
-        raise Malformed("User and WorkingDir are strings")
+    user, workdir = _string(config.get("User"), "User"), _string(config.get("WorkingDir"), "WorkingDir") or "/"
     env = {}
     for item in _strings(config.get("Env"), "Env"):
         name, equals, value = item.partition("=")
@@ -112,6 +108,14 @@ def _mapping(value: object, what: str) -> dict[str, Any]:
 
 def _optional(value: object, what: str) -> dict[str, Any]:
     return {} if value is None else _mapping(value, what)
+
+
+def _string(value: object, what: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or "\0" in value:
+        raise Malformed(f"{what} is not a string")
+    return value
 
 
 def _sequence(value: object, what: str) -> list[object]:

@@ -21,7 +21,7 @@ def subject_hash(pem: bytes) -> str:
     return digest[:4][::-1].hex()
 
 
-def _attribute(attribute: x509.NameAttribute) -> bytes:
+def _attribute(attribute: x509.NameAttribute[str | bytes]) -> bytes:
     value = attribute.value if isinstance(attribute.value, str) else attribute.value.decode("latin-1")
     text = " ".join(value.split())
     lower = "".join(c.lower() if c.isascii() else c for c in text)

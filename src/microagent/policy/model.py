@@ -146,8 +146,7 @@ class Policy:
 
         build("_passthrough", _List.of(e for e in self.entries if e.verb is Verb.PASSTHROUGH))
         build("_allow", _List.of(e for e in self.entries if e.verb is Verb.ALLOW))
-        own = [e for e in self.entries if e.network is not None and _speaks_for_itself(e.network)]
-        build("_own", _levels(sorted(own, key=lambda e: e.verb is Verb.ALLOW)))
+        build("_own", _levels(e for e in self.entries if e.network is not None and _is_own(e.network)))
 
     def match_name(self, name: str) -> Entry | None:
         """The entry for a canonical name; passthrough beats allow, exact beats suffix, long beats short."""
@@ -162,14 +161,13 @@ class Policy:
         found = [self._passthrough.address(a) or self._allow.address(a) for a in decode(address)]
         return found[0] if all(found) else None
 
-    def match_own_address(self, address: Address) -> Entry | None:
-        """The entry that is about `address` itself rather than about a network it happens to lie in.
+    def has_own_entry(self, address: Address) -> bool:
+        """Whether an entry is about `address` itself, rather than about a network it happens to lie in.
 
         Never-by-name addresses need one (contract 4): 0.0.0.0/0 is not a wish to reach 169.254.169.254, nor
         10.0.0.0/8 one to reach the host.
         """
-        found = [_search(self._own, a) for a in decode(address)]
-        return found[0] if all(found) else None
+        return all(_search(self._own, a) for a in decode(address))
 
     @property
     def has_exact_names(self) -> bool:
@@ -193,7 +191,8 @@ class Policy:
         return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
 
-def _speaks_for_itself(network: Network) -> bool:
+def _is_own(network: Network) -> bool:
+    """One address, or a block that is never-by-name from end to end, which nobody writes by accident."""
     return network.prefixlen == network.max_prefixlen or wholly_never_by_name(network)
 
 

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Final
 
 from microagent.errors import PolicyError, Problem
-from microagent.policy.document import Items, Node, Other, Pairs, Text, is_null, read_json, read_yaml
+from microagent.policy.document import Items, Node, Other, Pairs, Text, is_null, read_yaml
 from microagent.policy.entries import parse_entry
+from microagent.policy.json_text import read_json
 from microagent.policy.model import Entry, Verb
 from microagent.policy.stored import entries_from_json, entries_to_json
 

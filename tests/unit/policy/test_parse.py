@@ -90,13 +90,18 @@ def test_lists_may_overlap_and_repeat() -> None:
         ("allow: [[a.test]]", '{"allow": [["a.test"]]}', "a list where an entry should be", "one string"),
         ("allow: [{a: b}]", '{"allow": [{"a": "b"}]}', "a mapping where an entry should be", "one string"),
         ("allow: [api.test:443]", '{"allow": ["api.test:443"]}', "'api.test:443' has a port in it", "api.test"),
-        ("allow: [a\\b.test]", '{"allow": ["a\\\\b.test"]}', "byte 0x5c in a host name", "letters"),
+        (
+            "allow: [a\\b.test]",
+            '{"allow": ["a\\\\b.test"]}',
+            "'a\\\\b.test' is not a host name: byte 0x5c in a host name",
+            "letters",
+        ),
     ],
 )
 def test_the_same_fault_in_both_formats(yaml_text: str, json_text: str, what: str, hint: str) -> None:
     for text, filename in ((yaml_text, "p.yaml"), (json_text, "p.json")):
         (problem,) = problems(text, filename)
-        assert what in problem.what
+        assert problem.what == what
         assert hint in problem.hint
         assert problem.source == filename
 
@@ -121,7 +126,9 @@ def test_the_same_fault_in_both_formats(yaml_text: str, json_text: str, what: st
     ],
 )
 def test_faults_that_only_yaml_has(text: str, what: str) -> None:
-    assert [problem.what for problem in problems(text)] == [what]
+    (problem,) = problems(text)
+    assert problem.what == what
+    assert problem.hint[0].islower()
 
 
 def test_a_wildcard_is_an_alias_to_yaml() -> None:
@@ -237,6 +244,20 @@ NESTS: list[Callable[[int], str]] = [
 def test_deep_files_are_left_at_once(nest: Callable[[int], str], filename: str) -> None:
     (problem,) = problems(nest(500_000), filename)
     assert "nested more than 8 deep" in problem.what or problem.what.startswith("not JSON")
+
+
+@pytest.mark.parametrize("filename", ["p.yaml", "p.json"])
+def test_how_deep_is_too_deep(filename: str) -> None:
+    (problem,) = problems("[" * 8 + "1" + "]" * 8, filename)
+    assert problem.what == "a list where a policy file has a mapping"
+    (problem,) = problems("[" * 9 + "1" + "]" * 9, filename)
+    assert (problem.what, problem.hint) == ("nested more than 8 deep", "a policy is two deep")
+    assert (problem.line, problem.column) == (1, 9)
+
+
+def test_json_without_spaces() -> None:
+    text = '{"allow":["a.test","b.test"],"passthrough":[]}'
+    assert [entry.origin for entry in parse_file(text, "p.json")] == ["p.json:1:11", "p.json:1:20"]
 
 
 def test_what_is_too_large_is_not_parsed() -> None:

@@ -1,0 +1,218 @@
+"""A running guest: its streams, how its command ends, and how to end it.
+
+How this works. Init marks the end of stdout and stderr and reports the exit on the control port. When the report
+is there and both marks have been read, nothing is left in flight and the disks are synced: QEMU is killed, which is
+faster than to let the machine go down. Readers stop reading when nobody takes what they read, and so the guest's
+pipes fill and its command waits.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import cast
+
+from microagent.errors import HostError, Malformed
+from microagent.guests.console import Console
+from microagent.guests.control import (
+    Exited,
+    Failed,
+    MarkedStream,
+    Ready,
+    Report,
+    parse_report_untrusted,
+    shutdown_request,
+)
+
+STDOUT = 1
+STDERR = 2
+KILLED = 128 + 9
+_CHUNK = 64 << 10
+# QEMU's own complaints are short; a pipe nobody reads would stop it.
+_MAX_COMPLAINT = 8192
+# Chunks a slow reader may leave waiting before the guest is made to wait.
+_QUEUED = 16
+# A boot takes two seconds, and ten times that on a busy machine; one that hangs would hang for ever.
+_BOOT_SECONDS = 120
+# After its grace period init kills, syncs and reports, which takes well under this, also when emulated.
+_SHUTDOWN_SLACK = 10
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class GuestInput:
+    """The command's stdin."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    async def write(self, data: bytes) -> None:
+        """Returns when the guest takes more; what a guest that has ended did not read is dropped silently."""
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except ConnectionError:
+            return
+
+    async def eof(self) -> None:
+        """No more input: the command reads end of file."""
+        try:
+            self._writer.write_eof()
+        except OSError:
+            return
+
+
+class Guest:
+    """A running guest. Its output must be read (`output`), or the guest stops when the pipes are full."""
+
+    def __init__(self, process: asyncio.subprocess.Process, streams: list[Stream], console: Console) -> None:
+        self._process = process
+        self._streams = streams
+        self._console = console
+        self._complaint = b""
+        self._moved = asyncio.Event()
+        self._marked = asyncio.Event()
+        self._output = {STDOUT: MarkedStream(), STDERR: MarkedStream()}
+        self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._gone = False
+        self._killed = False
+        self.pid = process.pid
+        self.stdin = GuestInput(streams[1][1])
+        self.ready = asyncio.Event()
+        self._readers = [
+            asyncio.create_task(self._read_console()),
+            asyncio.create_task(self._read_complaint()),
+            asyncio.create_task(self._read_output(STDOUT)),
+            asyncio.create_task(self._read_output(STDERR)),
+        ]
+        self._ending = asyncio.create_task(self._end())
+
+    @property
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        """(STDOUT or STDERR, bytes) as they come, until the guest has ended. For one reader."""
+        while (item := await self._queue.get()) is not None:
+            if self._queue.qsize() < _QUEUED:
+                self._room.set()
+            yield item
+        self._queue.put_nowait(None)  # for whoever asks again
+
+    async def wait(self) -> int:
+        """The command's exit code, 128+N when signal N ended it (KILLED after `kill`), once QEMU is gone.
+
+        HostError when the guest ended without saying: its kernel panicked, or QEMU failed.
+        """
+        ending = await asyncio.shield(self._ending)
+        if isinstance(ending, HostError):
+            raise ending
+        return ending
+
+    def kill(self) -> None:
+        """Ends the guest at once; what it had not written to its disk is lost."""
+        self._killed = True
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def shutdown(self, grace: int) -> bool:
+        """TERM to the command, KILL after `grace` seconds; returns when the guest is gone.
+
+        False when it did not go by itself and was killed, so that its last writes may be lost.
+        """
+        self._streams[4][1].write(shutdown_request(grace))
+        done, _ = await asyncio.wait([self._ending], timeout=grace + _SHUTDOWN_SLACK)
+        if not done:
+            self.kill()
+            await asyncio.wait([self._ending])
+        return not self._killed
+
+    async def _end(self) -> int | HostError:
+        try:
+            report = await self._follow_control()
+            if isinstance(report, Exited):
+                await self._drain()
+        finally:
+            if self._process.returncode is None:
+                self._process.kill()
+            await self._process.wait()
+            # What is left is in the sockets' buffers, so it is bounded: take it, whether it is read or not.
+            self._gone = True
+            self._room.set()
+            self._marked.set()
+            await asyncio.gather(*self._readers)
+            self._queue.put_nowait(None)
+            for _, writer in self._streams:
+                writer.close()
+            self._console.close()
+        if isinstance(report, Exited):
+            return report.code
+        if self._killed:
+            return KILLED
+        if isinstance(report, Failed):
+            return HostError(f"the guest could not be set up: {report.what}")
+        return self._died()
+
+    def _died(self) -> HostError:
+        said = self._complaint.decode(errors="replace").strip().splitlines()
+        if said:
+            return HostError(f"QEMU failed: {said[-1]}")
+        return HostError("the guest ended unexpectedly", f"its console says: {self._console.last_lines()}")
+
+    async def _follow_control(self) -> Report | None:
+        """The last report: how the command ended, or why it did not start; None when the guest died before."""
+        reader = self._streams[4][0]
+        patience: int | None = _BOOT_SECONDS
+        while True:
+            try:
+                line = await asyncio.wait_for(reader.readuntil(b"\n"), patience)
+                report = parse_report_untrusted(line[:-1])
+            except asyncio.IncompleteReadError:
+                return None
+            except TimeoutError:
+                return Failed(f"its kernel did not start within {_BOOT_SECONDS} s")
+            except (asyncio.LimitOverrunError, Malformed, ConnectionError):
+                return Failed("its init was not ours: it sent what is not a report")
+            if isinstance(report, Exited | Failed):
+                return report
+            patience = None
+            if isinstance(report, Ready):
+                for stream in self._output.values():
+                    stream.expect(report.mark)
+                self._marked.set()
+                self.ready.set()
+
+    async def _drain(self) -> None:
+        """Waits until all that the command wrote has been read, or no more can come."""
+        while not all(s.complete for s in self._output.values()) and not all(r.done() for r in self._readers[2:]):
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _read_output(self, number: int) -> None:
+        stream = self._output[number]
+        await self._marked.wait()  # what init said first counts first, however the loop wakes us
+        while data := await _chunk(self._streams[number + 1][0]):
+            await self._pass_on(number, stream.feed_untrusted(data))
+        await self._pass_on(number, stream.rest())
+
+    async def _pass_on(self, number: int, data: bytes) -> None:
+        if data:
+            await self._room.wait()
+            self._queue.put_nowait((number, data))
+            if self._queue.qsize() >= _QUEUED and not self._gone:
+                self._room.clear()
+        self._moved.set()
+
+    async def _read_console(self) -> None:
+        while data := await _chunk(self._streams[0][0]):
+            self._console.add(data)
+
+    async def _read_complaint(self) -> None:
+        stderr = cast(asyncio.StreamReader, self._process.stderr)
+        while data := await _chunk(stderr):
+            self._complaint = (self._complaint + data)[-_MAX_COMPLAINT:]
+
+
+async def _chunk(reader: asyncio.StreamReader) -> bytes:
+    """What has come; empty at the end, also at one that came with a reset."""
+    try:
+        return await reader.read(_CHUNK)
+    except ConnectionError:
+        return b""

@@ -1,0 +1,132 @@
+"""One canonical name: a ClientHello cut, wrapped or spelled oddly gets the verdict of its name, or is denied."""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.guest import Answer, LinuxGuest
+
+from microagent.demo import world
+from microagent.demo.oracle import Destination, Oracle
+
+pytestmark = pytest.mark.kernel
+
+PINNED_TLS = Destination("tcp", world.PINNED, 443)
+ALLOWED, DENIED = "pinned.test", "evil.test"
+
+
+def client_hello(name: str) -> bytes:
+    """The first flight of OpenSSL for this server name."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    client = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def in_records(hello: bytes, size: int) -> bytes:
+    """The same handshake message, in TLS records of `size` bytes."""
+    payload = hello[5:]
+    pieces = [payload[at : at + size] for at in range(0, len(payload), size)]
+    return b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+def in_segments(size: int) -> Callable[[bytes], list[bytes]]:
+    """Cuts bytes into writes of `size`."""
+    return lambda data: [data[at : at + size] for at in range(0, len(data), size)]
+
+
+CUTS: dict[str, Callable[[bytes], list[bytes]]] = {
+    "whole": lambda hello: [hello],
+    "segments of 1": in_segments(1),
+    "segments of 7": in_segments(7),
+    "records of 1": lambda hello: [in_records(hello, 1)],
+    "records of 40": lambda hello: [in_records(hello, 40)],
+    "records and segments": lambda hello: in_segments(11)(in_records(hello, 5)),
+}
+
+
+def converse(guest: LinuxGuest, address: str, pieces: list[bytes]) -> Answer:
+    """Send each piece in a segment of its own and read what comes, for two seconds without a byte."""
+
+    def talk() -> Answer:
+        data = b""
+        try:
+            with socket.create_connection((address, 443), timeout=2) as stream:
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for piece in pieces:
+                    stream.sendall(piece)
+                    time.sleep(0.001)
+                data = stream.recv(65536)
+        except OSError as error:
+            return Answer(type(error).__name__, data)
+        return Answer("", data)
+
+    return guest.call(talk)
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_a_hello_in_pieces_gets_the_verdict_of_its_name(oracle: Oracle, workspace: MakeWorkspace, how: str) -> None:
+    lab = workspace(passthrough=[ALLOWED])
+    allowed = converse(lab.guest, world.PINNED, CUTS[how](client_hello(ALLOWED)))
+    assert allowed.data[:1] == b"\x16", allowed  # the server's own ServerHello
+    denied = converse(lab.guest, world.PINNED, CUTS[how](client_hello(DENIED)))
+    lab.wait_for("egress_deny", host=DENIED)
+    assert denied != allowed
+    assert oracle.leaks({PINNED_TLS}, {ALLOWED}) == ()
+
+
+def spelled(before: bytes, after: bytes) -> bytes:
+    """A hello for `before` whose server name's bytes are then replaced."""
+    assert len(before) == len(after)
+    hello = client_hello(before.decode("ascii"))
+    assert hello.count(before) == 1
+    return hello.replace(before, after)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"evil.test\0.pinned.test",
+        b"evil.test .pinned.test",
+        b"evil.test\n.pinned.test",
+        b"evil.test\xc0.pinned.test",
+        b"evil.test..pinned.test",
+        b".evil.test.pinned.test",
+        b"evil.test%00pinned.tes",
+        b"http://evilxpinned.test",
+    ],
+)
+def test_a_name_that_is_none_is_denied_and_never_repaired(
+    oracle: Oracle, workspace: MakeWorkspace, name: bytes
+) -> None:
+    lab = workspace(passthrough=[f".{ALLOWED}"])
+    plain = (b"x" * (len(name) - len(ALLOWED) - 1) + b"." + ALLOWED.encode())[: len(name)]
+    answer = converse(lab.guest, world.PINNED, [spelled(plain, name)])
+    assert answer.data[:1] != b"\x16", answer  # no ServerHello, neither the server's nor a minted one
+    lab.wait_for("egress_deny")
+    control = converse(lab.guest, world.PINNED, [client_hello(ALLOWED)])
+    assert control.data[:1] == b"\x16"
+    assert oracle.leaks({PINNED_TLS}, {ALLOWED}) == ()
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"\x16\x03\x01\xff\xff" + b"\x01" * 100,
+        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff" + b"x" * 50,
+        b"\x80\x2e\x01\x03\x01" + b"x" * 50,
+        b"\x16\x09\x09\x00\x05\x01\x00\x00\x01\x00",
+        b"\x16\x03\x01\x00\x00" * 50,
+    ],
+    ids=["long record", "long message", "SSLv2", "odd version", "empty records"],
+)
+def test_what_only_looks_like_tls_goes_nowhere(oracle: Oracle, workspace: MakeWorkspace, hello: bytes) -> None:
+    lab = workspace(passthrough=[ALLOWED])
+    converse(lab.guest, world.PINNED, [hello])
+    assert converse(lab.guest, world.PINNED, [client_hello(ALLOWED)]).data[:1] == b"\x16"
+    assert oracle.leaks({PINNED_TLS}, {ALLOWED}) == ()

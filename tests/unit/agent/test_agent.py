@@ -1,0 +1,234 @@
+"""A real agent process on a socket of its own: everything that needs no running guest."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microagent.agent.peers import may_speak
+from microagent.api.client import Client, NoAgent, call
+from microagent.api.messages import RUN, WORKSPACES, workspace_path
+from microagent.errors import ApiError
+from microagent.workspace.store import EGRESS
+
+# The agent refuses to run as anybody else; no test here makes a namespace.
+pytestmark = pytest.mark.kernel
+
+
+class Agent:
+    """An agent with directories under `home` and one small image named "tiny"."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.socket = home / "run" / "agent.sock"
+        self.state = home / "state"
+        image = home / "guest" / "images" / "tiny"
+        image.mkdir(parents=True, exist_ok=True)
+        (image / "hello").write_text("hello")
+        config = home / "agent.yaml"
+        directories = {"state_dir": self.state, "run_dir": home / "run", "guest_dir": home / "guest"}
+        config.write_text("".join(f"{key}: {path}\n" for key, path in directories.items()) + f"socket: {self.socket}\n")
+        self.process = self.spawn()
+
+    def spawn(self) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "microagent.cli", "agent", "--config", str(self.home / "agent.yaml")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if " ready " in line:
+                break
+        return process
+
+    def stop(self) -> str:
+        self.process.terminate()
+        return self.process.communicate()[1]
+
+    def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:
+        return call(self.socket, method, path, body, query)
+
+    def create(self, name: str, **settings: Any) -> Any:
+        return self.ask("POST", WORKSPACES, {"name": name, "image": "tiny", **settings})
+
+    def microagent(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "microagent.cli", *arguments]
+        env = {**os.environ, "MICROAGENT_SOCKET": str(self.socket)}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    # pytest's own directories are closed to other users, of whom one test speaks.
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o711)
+        running = Agent(Path(home))
+        yield running
+        running.stop()
+
+
+def test_create_ps_status_delete(agent: Agent) -> None:
+    entries = [{"verb": "allow", "entry": "api.example.org", "origin": "--egress-allow"}]
+    made = agent.create("a", egress={"mode": "strict", "entries": entries}, command=["true"])
+    assert (made["state"], made["egress"]) == ("created", {"mode": "strict", "entries": entries})
+    assert agent.ask("GET", workspace_path("a")) == made
+    assert [one["name"] for one in agent.ask("GET", WORKSPACES)["workspaces"]] == ["a"]
+    assert agent.ask("DELETE", workspace_path("a")) == {"name": "a", "deleted": True}
+    assert agent.ask("DELETE", workspace_path("a")) == {"name": "a", "deleted": False}
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "code"),
+    [
+        ("GET", workspace_path("a"), None, "not_found"),
+        ("POST", workspace_path("a", "start"), None, "not_found"),
+        ("GET", workspace_path("A"), None, "invalid"),
+        ("GET", workspace_path("%2e%2e%2fx"), None, "invalid"),
+        ("POST", WORKSPACES, {"name": "../x", "image": "tiny"}, "invalid"),
+        ("POST", WORKSPACES, {"name": "a"}, "invalid"),
+        ("POST", WORKSPACES, [], "invalid"),
+        ("POST", WORKSPACES, {"name": "a", "image": "tiny", "egress": {"mode": "loose"}}, "invalid"),
+        ("GET", "/v2/workspaces", None, "not_found"),
+        ("PUT", WORKSPACES, None, "invalid"),
+    ],
+)
+def test_refusals_have_their_code(agent: Agent, method: str, path: str, body: object, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        agent.ask(method, path, body)
+    assert (caught.value.code, bool(caught.value.what)) == (code, True)
+
+
+def test_a_taken_name_and_a_wrong_state_are_conflicts(agent: Agent) -> None:
+    agent.create("a")
+    for path, body in ((WORKSPACES, {"name": "a", "image": "tiny"}), (workspace_path("a", "stop"), None)):
+        with pytest.raises(ApiError) as caught:
+            agent.ask("POST", path, body)
+        assert caught.value.code == "conflict"
+
+
+def test_a_dry_run_makes_nothing(agent: Agent) -> None:
+    assert agent.ask("POST", WORKSPACES, {"name": "a", "image": "tiny"}, dry_run="1")["memory_mib"] == 1024
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+
+
+def test_a_start_that_cannot_be_leaves_nothing(agent: Agent) -> None:
+    """There is no kernel in this agent's guest directory."""
+    agent.create("a")
+    with pytest.raises(ApiError) as caught:
+        agent.ask("POST", workspace_path("a", "start"))
+    assert caught.value.code == "host"
+    assert "vmlinuz" in caught.value.what
+    found = agent.ask("GET", workspace_path("a"))
+    assert (found["state"], found["guest_pid"], found["mediator_pid"]) == ("failed", None, None)
+    run = agent.home / "run"
+    assert [*(run / "netns").iterdir(), *(run / "workspaces").iterdir()] == []
+
+
+def test_an_attached_run_that_cannot_start_is_an_error_and_gone(agent: Agent) -> None:
+    done = agent.microagent("run", "--name", "r", "tiny", "true")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ")
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+
+
+def test_a_websocket_that_asks_nothing_is_told_so(agent: Agent) -> None:
+    async def talk() -> Any:
+        async with Client(agent.socket) as client, client.websocket(RUN) as websocket:
+            await websocket.send_str("[]")
+            return await websocket.receive_json()
+
+    told = asyncio.run(talk())
+    assert (told["type"], told["error"]["code"]) == ("error", "invalid")
+
+
+def test_egress_filters_on_the_agents_side(agent: Agent) -> None:
+    agent.create("a")
+    assert agent.microagent("egress", "a").stdout == ""
+    records = [{"id": str(n), "event": e} for n, e in enumerate(("egress_allow", "egress_deny", "egress_deny"))]
+    log = agent.state / "workspaces" / "a" / EGRESS
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    shown = agent.microagent("--json", "egress", "a", "--denied", "--limit", "1", "--follow")
+    assert [json.loads(line)["id"] for line in shown.stdout.splitlines()] == ["2"]
+    assert len(agent.microagent("egress", "a").stdout.splitlines()) == 4
+    assert agent.microagent("egress", "a", "--since", "soon").returncode == 2
+    assert agent.microagent("egress", "b").returncode == 1
+
+
+def test_the_cli_shows_what_there_is(agent: Agent) -> None:
+    assert agent.microagent("create", "a", "--image", "tiny", "--", "echo", "a b").returncode == 0
+    assert agent.microagent("ps").stdout.splitlines()[1].split() == [
+        "a",
+        "created",
+        "guarded",
+        "tiny",
+        "echo",
+        "'a",
+        "b'",
+        "-",
+    ]
+    assert "name     a\n" in agent.microagent("status", "a").stdout
+    assert json.loads(agent.microagent("status", "a", "--json").stdout)["command"] == ["echo", "a b"]
+    missing = agent.microagent("delete", "b")
+    assert (missing.returncode, missing.stdout) == (0, "b: there is no such workspace, nothing to delete\n")
+
+
+def test_what_is_stored_outlives_the_agent(agent: Agent) -> None:
+    made = agent.create("a")
+    agent.stop()
+    assert not agent.socket.exists()
+    with pytest.raises(NoAgent):
+        agent.ask("GET", WORKSPACES)
+    agent.process = agent.spawn()
+    assert agent.ask("GET", workspace_path("a")) == made
+
+
+def test_a_killed_agent_is_cleaned_up_after(agent: Agent) -> None:
+    agent.create("keep")
+    agent.create("gone", ephemeral=True)
+    agent.process.send_signal(signal.SIGKILL)
+    agent.process.communicate()
+    with subprocess.Popen(["sleep", "60"]) as guest:
+        fields = Path(f"/proc/{guest.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        (agent.home / "run" / "workspaces" / "keep.json").write_text(json.dumps([[guest.pid, int(fields[19])]]))
+        record = agent.state / "workspaces" / "keep" / "workspace.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"state": "running"}))
+        agent.process = agent.spawn()
+        assert guest.wait() == -signal.SIGKILL
+    (left,) = agent.ask("GET", WORKSPACES)["workspaces"]
+    assert (left["name"], left["state"], left["reason"]) == ("keep", "stopped", "its agent was killed")
+
+
+def test_a_second_agent_refuses(agent: Agent) -> None:
+    second = agent.microagent("agent", "--config", str(agent.home / "agent.yaml"))
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"error: another agent (pid {agent.process.pid}) runs on ")
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+
+
+def test_the_socket_is_for_root_and_its_group(agent: Agent) -> None:
+    assert agent.socket.stat().st_mode & 0o777 == 0o660
+    agent.socket.chmod(0o666)
+    done = subprocess.run(
+        [sys.executable, "-m", "microagent.cli", "--socket", str(agent.socket), "ps"],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: you may not use this agent")
+
+
+def test_peers_are_who_the_kernel_says() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        assert may_speak(left, None) == (os.geteuid() == 0)

@@ -1,0 +1,73 @@
+"""What the cases in tests/cases do not say: the edges of a question, and verdicts without one."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from microagent.decision.engine import REFUSED_QTYPES, Engine, Proto, Question
+from microagent.decision.verdict import Action, Reason, Signal, Tls, refusal
+from microagent.policy.model import NOTHING, Mode, Policy, Verb
+from microagent.policy.parse import parse_entry
+
+ADDRESS = ip_address("203.0.113.5")
+
+
+@pytest.mark.parametrize("proto", Proto)
+def test_a_question_is_about_something(proto: Proto) -> None:
+    with pytest.raises(ValueError, match="a question is about a name or an address"):
+        Question(proto, 443)
+    with pytest.raises(ValueError, match="a question is about a name or an address"):
+        Question(proto, 443, leased=("a.test",))
+
+
+def test_dns_is_about_a_name() -> None:
+    with pytest.raises(ValueError, match="DNS about a name"):
+        Question(Proto.DNS, 53, address=ADDRESS)
+
+
+@pytest.mark.parametrize("qtype", sorted(REFUSED_QTYPES))
+def test_types_that_are_never_forwarded(qtype: str) -> None:
+    policy = Policy((parse_entry(Verb.ALLOW, "a.test", ""),))
+    verdict = Engine(Mode.GUARDED, policy).decide(Question(Proto.DNS, 53, "a.test", qtype=qtype))
+    assert (verdict.action, verdict.reason) == (Action.DENY, Reason.QTYPE_REFUSED)
+
+
+@pytest.mark.parametrize("mode", [Mode.GUARDED, Mode.STRICT])
+def test_the_server_that_dns_asks_is_never_in_the_verdict(mode: Mode) -> None:
+    question = Question(Proto.DNS, 53, "a.test", address=ip_address("127.0.0.1"))
+    verdict = Engine(mode, NOTHING).decide(question)
+    assert (verdict.address, verdict.address_class, verdict.internal) == ("", "", False)
+
+
+def test_the_class_is_recorded() -> None:
+    engine = Engine(Mode.GUARDED, NOTHING, frozenset({ip_address("203.0.113.1")}))
+    for text, expected in (("203.0.113.5", "public"), ("10.0.0.5", "private"), ("203.0.113.1", "never_by_name")):
+        verdict = engine.decide(Question(Proto.TCP, 22, address=ip_address(text)))
+        assert (verdict.address, verdict.address_class) == (text, expected)
+
+
+def test_off_intercepts_nothing() -> None:
+    policy = Policy((parse_entry(Verb.PASSTHROUGH, "a.test", ""),))
+    verdict = Engine(Mode.OFF, policy).decide(Question(Proto.TLS, 443, "a.test", ADDRESS))
+    assert (verdict.allowed, verdict.reason, verdict.tls) == (True, Reason.NOT_MEDIATED, Tls.NONE)
+
+
+def test_signals_say_what_was_tried_before_that_it_was_denied() -> None:
+    verdict = Engine(Mode.STRICT, NOTHING).decide(Question(Proto.TLS, 443, address=ip_address("8.8.8.8")))
+    assert verdict.signals == (Signal.DNS_OVER_HTTPS, Signal.DIRECT_IP_NO_SNI, Signal.DENIED)
+
+
+def test_a_refusal_without_a_question() -> None:
+    verdict = refusal(Reason.HOST_MISMATCH, "a.test", "203.0.113.5", (Signal.ECH_OFFERED,))
+    assert not verdict.allowed
+    assert (verdict.host, verdict.address, verdict.rule, verdict.would_permit) == ("a.test", "203.0.113.5", None, "")
+    assert verdict.signals == (Signal.ECH_OFFERED, Signal.DENIED)
+
+
+def test_every_reason_is_a_word_and_a_sentence() -> None:
+    for reason in Reason:
+        assert reason == reason.value
+        assert reason.value.replace("_", "").isalpha()
+        assert len(reason.meaning.split()) >= 4
+    assert Reason("quic") is Reason.QUIC
+    assert len({reason.meaning for reason in Reason}) == len(Reason)
