@@ -37,7 +37,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "microagent.mediator.nursery", stdin=theirs.fileno(), env=_environment()
+                sys.executable, "-P", "-m", "microagent.mediator.nursery", stdin=theirs.fileno(), env=_environment()
             )
         nursery = cls(process, ours)
         try:
@@ -52,10 +52,14 @@ class Nursery:
     ) -> "Mediator":
         """Fork a mediator and wait until it is ready to decide. HostError when it does not come up."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            descriptors = (theirs.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
-            answer = await self._ask({"spawn": settings.to_message()}, descriptors)
-        mediator = Mediator(int(answer["pid"]), ours, drops)
+        try:
+            with theirs:
+                descriptors = (theirs.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
+                answer = await self._ask({"spawn": settings.to_message()}, descriptors)
+            mediator = Mediator(int(answer["pid"]), ours, drops)
+        except BaseException:
+            ours.close()
+            raise
         await mediator.start()
         return mediator
 
