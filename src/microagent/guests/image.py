@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microagent.errors import HostError, Malformed
+from microagent.errors import ApiError, HostError, Malformed
 from microagent.guests import oci
 from microagent.guests.disk import Tree, make_image_disk, measure_tree
 from microagent.guests.oci import ImageConfig
@@ -46,7 +46,7 @@ class ImageStore:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def resolve(self, ref: str) -> Image:
-        """The image that `ref` names, made ready if it is not; HostError when it is not there or cannot be read."""
+        """The image that `ref` names, made ready if need be; ApiError when it is not there, HostError when unreadable."""
         try:
             path, tag = await asyncio.to_thread(self._locate, ref)
             if (path / "oci-layout").exists():
@@ -63,10 +63,10 @@ class ImageStore:
                 return (self._builtin / ref).resolve(), ""
             known = sorted(p.name for p in self._builtin.iterdir()) if self._builtin and self._builtin.is_dir() else []
             hint = f"known images: {', '.join(known) or 'none'}; or give a path: ./{ref or 'DIR'}"
-            raise HostError(f"there is no image named {ref!r}", hint)
+            raise ApiError("not_found", f"there is no image named {ref!r}", hint)
         if not ref.startswith("/"):
-            raise HostError(
-                f"the image path {ref!r} is not absolute", "the agent does not share your working directory"
+            raise ApiError(
+                "invalid", f"the image path {ref!r} is not absolute", "the agent does not share your working directory"
             )
         if Path(ref).is_dir():
             return Path(ref), ""
@@ -74,7 +74,7 @@ class ImageStore:
         if colon and (Path(path) / "oci-layout").exists():
             return Path(path), tag
         hint = "give a rootfs directory or an OCI layout (made by: skopeo copy docker://IMAGE oci:DIR:TAG)"
-        raise HostError(f"there is no directory {ref}", hint)
+        raise ApiError("not_found", f"there is no directory {ref}", hint)
 
     async def _from_directory(self, ref: str, path: Path) -> Image:
         tree = await asyncio.to_thread(measure_tree, path)

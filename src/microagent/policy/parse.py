@@ -148,6 +148,5 @@ def _spelling(word: str) -> str:
     """What to write instead of the unknown key `word`."""
     if hint := _NOT_KEYS.get(word.lower()):
         return hint
-    bare = word.lower().replace("-", "").replace("_", "").replace(" ", "")
-    close = get_close_matches(bare[:32], [verb.value for verb in Verb], n=1, cutoff=0.6)
+    close = get_close_matches(word.lower()[:32], [verb.value for verb in Verb], n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else "the keys are 'allow' and 'passthrough'"

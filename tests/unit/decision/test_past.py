@@ -37,6 +37,10 @@ def policy(**lists: list[str]) -> Policy:
             Question(Proto.TLS, 443, "a.test", ip_address("203.0.113.5")),
         ),
         (
+            allowed("a.test") | {"dst": "203.0.113.99:443"},
+            Question(Proto.TLS, 443, "a.test", ip_address("203.0.113.5")),
+        ),
+        (
             allowed("a.test", proto="tcp", dialed="203.0.113.5:22", reason="lease_listed"),
             Question(Proto.TCP, 22, address=ip_address("203.0.113.5"), leased=("a.test",)),
         ),
@@ -89,6 +93,22 @@ def test_a_dns_question_counts_once() -> None:
     other = asked | {"flow": "2"}
     unnumbered = {key: value for key, value in asked.items() if key != "flow"}
     assert len(list(past_decisions([asked, asked | {"ttl": 60}, other, unnumbered, unnumbered]))) == 4
+
+
+@pytest.mark.parametrize(
+    ("event", "action"),
+    [
+        ("egress_allow", Action.ALLOW),
+        ("egress_deny", Action.DENY),
+        ("egress_internal_deny", Action.DENY),
+        ("egress_udp_allow", Action.ALLOW),
+        ("egress_udp_deny", Action.DENY),
+        ("egress_udp_internal_deny", Action.DENY),
+    ],
+)
+def test_every_event_that_is_a_decision(event: str, action: Action) -> None:
+    fields = record(event, host="a.test", dst="203.0.113.5:99", proto="udp", reason="inside_private")
+    assert [decided.action for decided in past_decisions([fields])] == [action]
 
 
 def test_endpoint() -> None:
@@ -198,7 +218,20 @@ def test_suggest_asks_the_engine_what_a_name_cannot_open() -> None:
     own = frozenset({ip_address("203.0.113.1")})
     text = suggest([allowed("host.corp.test", dialed="203.0.113.1:443", reason="name_listed")], own)
     assert lists(text)["allow"] == ["203.0.113.1", "host.corp.test"]
+    other_port = allowed("host.corp.test", dialed="203.0.113.1:8443", reason="name_listed")
+    twice = suggest([allowed("host.corp.test", dialed="203.0.113.1:443", reason="name_listed"), other_port], own)
+    assert lists(twice)["allow"] == ["203.0.113.1", "host.corp.test"]
     assert "  # where host.corp.test leads\n  - 203.0.113.1\n" in text
+
+
+def test_suggest_quotes_what_yaml_would_take_for_a_number() -> None:
+    text = suggest([allowed("", proto="tcp", dialed="[2001:10:20:30:40:50:1:2]:22")])
+    assert lists(text)["allow"] == ["2001:10:20:30:40:50:1:2"]
+
+
+def test_suggest_counts_only_numbers() -> None:
+    odd = record("egress_close", host="a.test", dst="203.0.113.5:443", bytes_out="7", bytes_in=None)
+    assert "bytes out: 0, in: 0" in suggest([allowed("a.test"), odd])
 
 
 def test_suggest_of_nothing() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from microagent.errors import HostError
+from microagent.errors import ApiError, HostError
 from microagent.guests.disk import make_overlay, measure_tree
 from microagent.guests.image import ImageStore
 
@@ -120,7 +120,7 @@ async def test_a_layout_is_unpacked_and_its_config_read(store: ImageStore, tmp_p
 async def test_a_builtin_image_goes_by_its_name(store: ImageStore, tmp_path: Path) -> None:
     make_layout(tmp_path / "builtin/tiny", {"hello": b"world"})
     assert (await store.resolve("tiny")).ref == "tiny"
-    with pytest.raises(HostError, match="no image named 'bigger'") as error:
+    with pytest.raises(ApiError, match="no image named 'bigger'") as error:
         await store.resolve("bigger")
     assert "known images: tiny" in error.value.hint
 
@@ -128,7 +128,7 @@ async def test_a_builtin_image_goes_by_its_name(store: ImageStore, tmp_path: Pat
 @pytest.mark.asyncio
 @pytest.mark.parametrize("ref", ["", ".", "..", "./base", "../x", "/nowhere", "/etc/passwd", "no such"])
 async def test_what_is_not_there_is_said_with_a_hint(store: ImageStore, ref: str) -> None:
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ApiError) as error:
         await store.resolve(ref)
     assert error.value.hint
 

@@ -103,6 +103,7 @@ def test_the_same_fault_in_both_formats(yaml_text: str, json_text: str, what: st
         (problem,) = problems(text, filename)
         assert problem.what == what
         assert hint in problem.hint
+        assert problem.hint[0].islower()
         assert problem.source == filename
 
 
@@ -133,7 +134,11 @@ def test_faults_that_only_yaml_has(text: str, what: str) -> None:
 
 def test_a_wildcard_is_an_alias_to_yaml() -> None:
     (problem,) = problems("allow:\n  - *.b.test")
-    assert "write .example.org" in problem.hint
+    assert problem.hint.startswith("in YAML a * begins an alias; for *.example.org write .example.org ")
+    (problem,) = problems("allow:\n\t- b.test")
+    assert "indent with spaces, not tabs" in problem.hint
+    (problem,) = problems("allow: [b.test")
+    assert "a policy file reads" in problem.hint
 
 
 def test_an_alias_is_not_followed() -> None:
@@ -166,7 +171,7 @@ def test_what_is_not_yaml(text: str, line: int, column: int, what: str) -> None:
     (problem,) = problems(text)
     assert what in problem.what
     assert (problem.line, problem.column) == (line, column)
-    assert problem.hint
+    assert problem.hint[0].islower()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +198,7 @@ def test_what_is_not_json(text: str, line: int, column: int, what: str) -> None:
     (problem,) = problems(text, "p.json")
     assert problem.what == f"not JSON: {what}"
     assert (problem.line, problem.column) == (line, column)
-    assert problem.hint
+    assert problem.hint[0].islower()
     with pytest.raises(ValueError, match=r".+"):
         json.loads(text, parse_constant=lambda name: int(name))
 
@@ -292,7 +297,7 @@ def test_bytes() -> None:
         with pytest.raises(PolicyError) as caught:
             parse_bytes(raw, "p.yaml")
         (problem,) = caught.value.problems
-        assert (problem.what, problem.line) == ("not UTF-8 text", line)
+        assert (problem.what, problem.hint, problem.line) == ("not UTF-8 text", "save the file as UTF-8", line)
 
 
 @pytest.mark.parametrize("text", ["allow: [\ud800]", "allow: ['\x00']", "\x1b[31m", "allow: [a\x07]", "\ufffe"])

@@ -41,6 +41,7 @@ def test_origin_and_warning_may_be_missing() -> None:
         {"verb": "allow", "entry": "A.test"},
         {"verb": "allow", "entry": "a.test."},
         {"verb": "allow", "entry": "a..test"},
+        {"verb": "allow", "entry": "..a.test"},
         {"verb": "allow", "entry": "*.test"},
         {"verb": "allow", "entry": "bücher.test"},
         {"verb": "allow", "entry": "10.0.0.5/32"},
@@ -56,5 +57,6 @@ def test_origin_and_warning_may_be_missing() -> None:
     ],
 )
 def test_what_was_not_written_by_us(item: Any) -> None:
-    with pytest.raises(PolicyError, match="is not a stored entry"):
+    with pytest.raises(PolicyError, match="is not a stored entry") as caught:
         entries_from_json([item])
+    assert caught.value.hint == "the store is damaged or was edited; set the policy anew"
