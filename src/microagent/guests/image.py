@@ -46,7 +46,7 @@ class ImageStore:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def resolve(self, ref: str) -> Image:
-        """The image that `ref` names, made ready if need be; ApiError when it is not there, HostError when unreadable."""
+        """The image that `ref` names, made ready if need be; ApiError if it is not there, HostError if unreadable."""
         try:
             path, tag = await asyncio.to_thread(self._locate, ref)
             if (path / "oci-layout").exists():
