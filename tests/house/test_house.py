@@ -52,3 +52,14 @@ def test_every_room_has_tests() -> None:
     tested = {p.name for p in (ROOT / "tests" / "unit").iterdir() if p.is_dir()}
     # The demo is run whole, in a real guest; the mediator and the host rooms are run against a real kernel.
     assert rooms - tested - {"demo", "doctor"} == set()
+
+
+def test_every_promise_in_the_readme_has_its_test() -> None:
+    promised = re.findall(r"`(tests/[\w/.]+|…)(?:::(\w+))?`", (ROOT / "README.md").read_text())
+    assert len(promised) > 20
+    path = ""
+    for name, test in promised:
+        path = path if name == "…" else name
+        assert (ROOT / path).exists(), path
+        if test:
+            assert f"def {test}(" in (ROOT / path).read_text(), (path, test)

@@ -101,12 +101,20 @@ def _subject(record: Record) -> str:
     if event == "egress_drop":
         return f"{record.get('what', '')} {record.get('packets', '')} packets"
     if event.startswith("egress_dns"):
-        return f"dns {record.get('qtype', '')}".rstrip()
+        return f"dns {record.get('qtype', '')}{_answers(record)}".rstrip()
     if event == UNREADABLE:
         return f"line {record.get('line')} of the log cannot be read"
     if verdict(record) == "info" or event == "gap":
         return event
     return " ".join(str(record[key]) for key in ("proto", "tls") if record.get(key))
+
+
+def _answers(record: Record) -> str:
+    """What came back, where this is the record of that and not of the question."""
+    if "rcode" not in record:
+        return ""
+    answers = record.get("answers")
+    return " → " + (" ".join(map(str, answers[:3])) if isinstance(answers, list) and answers else "nothing")
 
 
 def _host(record: Record) -> str:

@@ -50,6 +50,12 @@ def test_a_request() -> None:
     ("record", "word", "what"),
     [
         ({"event": "egress_dns_deny", "qname": "e.test", "qtype": "A", "reason": "r"}, "deny", "dns A · r"),
+        (
+            {"event": "egress_dns_allow", "qtype": "A", "rcode": 0, "answers": ["192.0.2.1"]},
+            "allow",
+            "dns A → 192.0.2.1",
+        ),
+        ({"event": "egress_dns_allow", "qtype": "AAAA", "rcode": 0}, "allow", "dns AAAA → nothing"),
         ({"event": "egress_internal_deny", "dst": "10.0.0.1:80", "reason": "r"}, "deny", "r"),
         ({"event": "egress_drop", "what": "ipv6", "packets": 3, "bytes": 210}, "drop", "ipv6 3 packets"),
         ({"event": "egress_mitm_upstream_error", "error": "expired"}, "error", "expired"),
