@@ -122,3 +122,10 @@ def close_socket(sock: socket.socket, *, reset: bool = False) -> None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     sock.close()
+
+
+def broken(error: Exception) -> str:
+    """The `why` of a connection that broke: the operating system's words, or the kind of a surprise."""
+    if isinstance(error, OSError):
+        return f"reset: {error.strerror or error}"
+    return f"fault: {type(error).__name__}"

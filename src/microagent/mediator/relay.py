@@ -10,7 +10,7 @@ from typing import Protocol
 
 from microagent.audit.record import Record
 from microagent.flows.http1 import Effect, Finish, ToGuest, ToUpstream, Write
-from microagent.mediator.channel import Channel
+from microagent.mediator.channel import Channel, broken
 from microagent.mediator.reactor import BOTH, BROKEN, Reactor, Timer
 
 # Unsent bytes for one side above which the other side is not read.
@@ -149,7 +149,7 @@ class ChannelRelay:
             for effect in self._conversation.upstream_ended(self._reactor.now):
                 if isinstance(effect, Write):
                     self._write(effect.record)
-        self.close(f"reset: {error}" if isinstance(error, OSError) else f"fault: {error!r}", reset=True)
+        self.close(broken(error), reset=True)
 
     def _guest_ready(self, mask: int) -> None:
         # While a response is awaited the guest is not read, so a reset would otherwise go unnoticed.

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from microagent.mediator.channel import close_socket
+from microagent.mediator.channel import broken, close_socket
 from microagent.mediator.reactor import BOTH, Reactor, Timer
 
 _MOVE_NONBLOCK = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2))
@@ -147,7 +147,7 @@ class SpliceRelay:
 
     def abort(self, error: Exception) -> None:
         """A socket broke, most likely: the other side sees a reset too."""
-        self.close(f"reset: {error}" if isinstance(error, OSError) else f"fault: {error!r}", reset=True)
+        self.close(broken(error), reset=True)
 
     def _ready(self, _mask: int) -> None:
         self._pump()
