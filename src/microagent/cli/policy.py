@@ -4,15 +4,16 @@ from typing import Any
 
 import click
 
-from microagent.cli.agent_call import ask
+from microagent.cli import learning
 from microagent.cli.egress_options import read_policy
+from microagent.cli.learning import stored_egress
 from microagent.cli.output import Settings, json_option, note, say, say_json, table
 
 
 @click.group()
 @json_option
 def policy() -> None:
-    """Check and explain policies."""
+    """Check, explain and learn policies."""
 
 
 @policy.command()
@@ -58,7 +59,7 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
     elif mode is not None:
         raise click.UsageError("--mode goes with --policy; a workspace has its own")
     else:
-        stored = _stored(settings, words[0])
+        stored = stored_egress(settings, words[0])
         engine = Engine(Mode.parse(stored["mode"]), Policy(entries_from_json(stored["entries"])))
     answer: dict[str, Any] = ask_engine(engine, words[-1])
     if settings.json:
@@ -67,15 +68,11 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
         table(("FIELD", "VALUE"), [(key, _shown(value)) for key, value in answer.items() if value not in (None, "")])
 
 
-def _stored(settings: Settings, name: str) -> dict[str, Any]:
-    from microagent.api.messages import workspace_path
-    from microagent.api.names import checked_name
-
-    egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name)))["egress"]
-    return egress
-
-
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {part}" for key, part in value.items() if part not in (None, ""))
     return str(value)
+
+
+for _command in (learning.show, learning.suggest, learning.replay):
+    policy.add_command(_command)

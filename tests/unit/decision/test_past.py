@@ -93,6 +93,8 @@ def test_a_dns_question_counts_once() -> None:
     other = asked | {"flow": "2"}
     unnumbered = {key: value for key, value in asked.items() if key != "flow"}
     assert len(list(past_decisions([asked, asked | {"ttl": 60}, other, unnumbered, unnumbered]))) == 4
+    dialed_twice = allowed("a.test", flow="3")
+    assert len(list(past_decisions([dialed_twice, dialed_twice]))) == 2
 
 
 @pytest.mark.parametrize(

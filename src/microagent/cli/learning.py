@@ -1,0 +1,93 @@
+"""`policy show`, `suggest` and `replay`: what a workspace's policy is, and what its record says about another one.
+
+The records come through the API; the decisions come from the engine that made them.
+"""
+
+from typing import Any
+
+import click
+
+from microagent.cli.agent_call import ask, with_agent
+from microagent.cli.egress_options import read_policy
+from microagent.cli.output import Settings, json_option, say, say_json, table
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show(settings: Settings, name: str) -> None:
+    """Show the policy of workspace NAME, and where each entry was written."""
+    egress = stored_egress(settings, name)
+    if settings.json:
+        say_json(egress)
+        return
+    say(f"mode {egress['mode']}")
+    table(("VERB", "ENTRY", "ORIGIN"), [(e["verb"], e["entry"], e["origin"]) for e in egress["entries"]])
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def suggest(settings: Settings, name: str) -> None:
+    """Print the smallest policy file that would have allowed, in strict mode, what NAME was allowed."""
+    from microagent.decision.suggest import suggest as suggest_file
+
+    text = suggest_file(_records(settings, name))
+    if settings.json:
+        say_json({"name": name, "policy": text})
+    else:
+        say(text.rstrip("\n"))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--policy", "file", metavar="FILE", required=True, help="The policy to try.")
+@click.option("--mode", metavar="MODE", default="strict", help="The mode to try it in: strict (default) or guarded.")
+@json_option
+@click.pass_obj
+def replay(settings: Settings, name: str, file: str, mode: str) -> None:
+    """Say which past decisions of NAME would come out otherwise under the policy in FILE."""
+    from dataclasses import asdict
+
+    from microagent.decision.engine import Engine
+    from microagent.decision.replay import replay as ask_again
+    from microagent.policy.model import Mode, Policy
+
+    engine = Engine(Mode.parse(mode), Policy(read_policy(file)))
+    outcome = ask_again(_records(settings, name), engine)
+    if settings.json:
+        changes = [{**asdict(change), "count": count} for change, count in outcome.changes]
+        say_json({"decisions": outcome.decisions, "changed": outcome.changed, "changes": changes})
+        return
+    say(f"{outcome.changed} of {outcome.decisions} decisions would change")
+    if outcome.changes:
+        rows = [
+            (str(count), c.target, f"{c.then} ({c.reason_then})", f"{c.now} ({c.reason_now})", c.rule or c.would_permit)
+            for c, count in outcome.changes
+        ]
+        table(("COUNT", "TARGET", "THEN", "NOW", "ENTRY"), rows)
+
+
+def stored_egress(settings: Settings, name: str) -> dict[str, Any]:
+    """The workspace's `egress` object: mode and entries. ApiError `not_found` when there is no such workspace."""
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name)))["egress"]
+    return egress
+
+
+def _records(settings: Settings, name: str) -> list[dict[str, Any]]:
+    import asyncio
+
+    from microagent.api.client import Client
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    async def collect() -> list[dict[str, Any]]:
+        async with Client(settings.socket) as client:
+            return [record async for record in client.lines(workspace_path(checked_name(name), "egress"), {})]
+
+    return with_agent(settings, lambda: asyncio.run(collect()))
