@@ -253,3 +253,14 @@ def test_off_is_not_mediated_by_anything(oracle: Oracle, workspace: MakeWorkspac
     answer = lab.guest.run("curl", "-sS", "-m10", *own, "https://other.test/")
     assert answer.stdout == "hello from other.test\n", answer.stderr
     clean(oracle, {OTHER_TLS}, {"other.test"})
+
+
+@pytest.mark.parametrize("allow", [(), ("api.ok.test",)], ids=["in the kernel", "in the mediator"])
+def test_what_the_operator_calls_private_is_inside(
+    oracle: Oracle, workspace: MakeWorkspace, allow: tuple[str, ...]
+) -> None:
+    lab = workspace("guarded", private=["203.0.113.40/29"], allow=allow)
+    assert lab.guest.curl("http://other.test/").stdout != "hello from other.test\n"
+    lab.wait_for("egress_internal_deny", dst=f"{world.OTHER}:80")
+    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    assert oracle.leaks({Destination("tcp", world.API, 443)}, {"api.ok.test", "other.test"}) == ()

@@ -79,10 +79,12 @@ class Workspace:
         passthrough: Sequence[str] = (),
         name: str = "lab",
         resolvers: Sequence[str] = (world.RESOLVER,),
+        private: Sequence[str] = (),
     ) -> None:
         self._undo = ExitStack()
         self.internet = internet
         self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
+        self.private = tuple(private)
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
         self.directory.mkdir(mode=0o700)
@@ -115,6 +117,12 @@ class Workspace:
         )
         return self.mediator
 
+    def change_policy(self, allow: Sequence[str] = (), passthrough: Sequence[str] = ()) -> None:
+        """Give the running workspace another policy, as the agent does."""
+        self.policy = _policy(allow, passthrough)
+        self.internet.host.run(lambda: self.network.steer(self._steering()))
+        self.room.call(self.mediator.reconfigure(self.settings()))
+
     def settings(self) -> MediatorSettings:
         """What its mediator is told."""
         addresses = self.internet.host.run(links.host_addresses)
@@ -126,6 +134,7 @@ class Workspace:
             ca_key=self._key.decode(),
             resolvers=self.resolvers,
             host_addresses=tuple(sorted(addresses)),
+            private=self.private,
             uid=UID,
         )
 
@@ -162,7 +171,8 @@ class Workspace:
 
     def _steering(self) -> Steering:
         host = [IPv4Network(a) for a in links.host_addresses() if ":" not in a]
-        return Steering.from_policy(Mode(self.mode), self.policy, host=host)
+        private = [IPv4Network(text) for text in self.private]
+        return Steering.from_policy(Mode(self.mode), self.policy, private, host)
 
 
 def _policy(allow: Sequence[str], passthrough: Sequence[str]) -> Policy:

@@ -17,6 +17,7 @@ from microagent.agent.supervisor import Supervisor
 from microagent.api.errors import to_json
 from microagent.api.messages import STDIN, frame
 from microagent.errors import ApiError, MicroagentError
+from microagent.workspace.egress import vetted
 from microagent.workspace.spec import from_json
 from microagent.workspace.states import State
 
@@ -42,7 +43,9 @@ async def run(request: web.Request) -> web.WebSocketResponse:
 
 
 async def _run(request: web.Request, socket: web.WebSocketResponse) -> None:
-    supervisor = await request.app[FLEET].create(from_json(await _spec(socket)))
+    spec = from_json(await _spec(socket))
+    vetted(spec.egress.entries)
+    supervisor = await request.app[FLEET].create(spec)
     begun: asyncio.Future[Guest] = asyncio.get_running_loop().create_future()
     listening = asyncio.create_task(_listen(socket, supervisor, begun))
     try:

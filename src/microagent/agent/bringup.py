@@ -32,6 +32,7 @@ from microagent.host.ruleset import Steering
 from microagent.pki.ca import create_ca
 from microagent.policy.model import Mode
 from microagent.policy.parse import entries_to_json
+from microagent.workspace.egress import Egress
 from microagent.workspace.record import Record
 from microagent.workspace.store import EGRESS, OVERLAY
 
@@ -85,9 +86,7 @@ def netns_directory(config: Config) -> Path:
 
 
 async def _network(services: Services, record: Record, undo: AsyncExitStack) -> Network:
-    egress = record.spec.egress
-    addresses = [IPv4Network(address) for address in await asyncio.to_thread(host_addresses) if ":" not in address]
-    steering = Steering.from_policy(egress.mode, egress.policy, host=addresses)
+    steering = await asyncio.to_thread(steering_of, services.config, record.spec.egress)
     making = asyncio.to_thread(Network.create, netns_directory(services.config) / record.name, steering)
     return await acquire(undo, making, lambda network: asyncio.to_thread(network.remove))
 
@@ -97,7 +96,9 @@ async def _mediator(services: Services, record: Record, network: Network, undo: 
     undo.callback(os.close, log_fd)
 
     async def spawn() -> Mediator:
-        settings = await asyncio.to_thread(_settings, services, record)
+        # The policy may have changed since the start: the store has the one of now.
+        now = await asyncio.to_thread(services.store.load, record.name)
+        settings = await asyncio.to_thread(settings_of, services, now)
         return await services.mediators.spawn(settings, network.sockets, log_fd, network.new_drops)
 
     first = await acquire(undo, spawn(), Mediator.stop)
@@ -107,17 +108,27 @@ async def _mediator(services: Services, record: Record, network: Network, undo: 
     return keeper
 
 
-def _settings(services: Services, record: Record) -> MediatorSettings:
+def steering_of(config: Config, egress: Egress) -> Steering:
+    """What the kernel decides for a workspace with this policy, on the host as it is now."""
+    host = [IPv4Network(address) for address in host_addresses() if ":" not in address]
+    private = [network for network in config.private if isinstance(network, IPv4Network)]
+    return Steering.from_policy(egress.mode, egress.policy, private, host)
+
+
+def settings_of(services: Services, record: Record, changed_by: str = "") -> MediatorSettings:
+    """What a workspace's mediator is told, on the host as it is now."""
     certificate, key = services.store.ca(record.name)
     return MediatorSettings(
         workspace=record.name,
         mode=record.spec.egress.mode.value,
-        entries=tuple(entries_to_json(record.spec.egress.entries)),
+        entries=tuple(entries_to_json(record.spec.egress.policy.entries)),
         ca_cert=certificate.decode("ascii"),
         ca_key=key.decode("ascii"),
         resolvers=resolvers(services.config.resolv_conf),
         host_addresses=tuple(sorted(host_addresses())),
+        private=tuple(str(network) for network in services.config.private),
         uid=record.mediator_uid,
+        changed_by=changed_by,
     )
 
 

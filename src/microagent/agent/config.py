@@ -6,13 +6,20 @@ from typing import Any
 
 from microagent.api.documents import Mapping, decode
 from microagent.errors import HostError, PolicyError
+from microagent.policy.addresses import Network
+from microagent.policy.model import Verb
+from microagent.policy.parse import parse_entry
 
 DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
+_LISTS = ("upstream_ca", "private")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Where things are. All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots."""
+    """Where things are. All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots.
+
+    `private` are networks of the operator's that count as private (contract 4), besides those of the table.
+    """
 
     state_dir: Path = Path("/var/lib/microagent")
     run_dir: Path = Path("/run/microagent")
@@ -20,6 +27,7 @@ class Config:
     resolv_conf: Path = Path("/etc/resolv.conf")
     upstream_ca: tuple[Path, ...] = ()
     guest_dir: Path = Path("/var/cache/microagent/guest")
+    private: tuple[Network, ...] = ()
 
 
 def load(file: Path | None) -> Config:
@@ -35,8 +43,10 @@ def load(file: Path | None) -> Config:
     config = Config()
     if "upstream_ca" in document.values:
         config = replace(config, upstream_ca=_paths(document, "upstream_ca"))
+    if "private" in document.values:
+        config = replace(config, private=_networks(document, "private"))
     # mypy cannot know that every other field is a path.
-    paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key != "upstream_ca"}
+    paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key not in _LISTS}
     return replace(config, **paths)
 
 
@@ -52,6 +62,24 @@ def _paths(document: Mapping, key: str) -> tuple[Path, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item.startswith("/") for item in value):
         raise PolicyError((document.problem(key, f"{key} is not a list of absolute paths"),))
     return tuple(Path(item) for item in value)
+
+
+def _networks(document: Mapping, key: str) -> tuple[Network, ...]:
+    value = document.values[key]
+    if not isinstance(value, list):
+        hint = f"write {key}: [192.0.2.0/24]"
+        raise PolicyError((document.problem(key, f"{key} is not a list of addresses and CIDR blocks", hint),))
+    found: list[Network] = []
+    for item in value:
+        try:
+            entry = parse_entry(Verb.ALLOW, str(item), "")
+        except PolicyError as error:
+            problems = (document.problem(key, f"{key}: {wrong.what}", wrong.hint) for wrong in error.problems)
+            raise PolicyError(tuple(problems)) from None
+        if entry.network is None:
+            raise PolicyError((document.problem(key, f"{key}: {item} is a name, not an address or a CIDR block"),))
+        found.append(entry.network)
+    return tuple(found)
 
 
 def resolvers(resolv_conf: Path) -> tuple[str, ...]:

@@ -1,16 +1,22 @@
 """One function a route: read the request, call the fleet, shape the answer."""
 
+import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
 from microagent import __version__
 from microagent.agent.fleet import Fleet
+from microagent.agent.peers import who
 from microagent.agent.status import brief, status
 from microagent.agent.supervisor import Supervisor
 from microagent.api.names import checked_name
 from microagent.errors import ApiError
+from microagent.host.links import host_addresses
+from microagent.workspace.changes import change_from_json
+from microagent.workspace.egress import vetted
 from microagent.workspace.spec import from_json
 
 FLEET: web.AppKey[Fleet] = web.AppKey("fleet", Fleet)
@@ -32,6 +38,7 @@ async def create(request: web.Request) -> web.Response:
     """Makes a workspace; with `?dry_run=1` says what it would be."""
     fleet = request.app[FLEET]
     spec = from_json(await json_body(request))
+    vetted(spec.egress.entries)
     if request.query.get("dry_run") == "1":
         fleet.check_new(spec)
         return web.json_response(spec.to_json())
@@ -69,6 +76,40 @@ async def kill(request: web.Request) -> web.Response:
     supervisor = named(request)
     await supervisor.kill()
     return web.json_response(brief(supervisor, supervisor.denied))
+
+
+async def show_policy(request: web.Request) -> web.Response:
+    """Mode and entries of now, and what this host adds to the address table."""
+    supervisor = named(request)
+    config = request.app[FLEET].services.config
+    return web.json_response(
+        {
+            **supervisor.egress.to_json(),
+            "digest": supervisor.egress.policy.digest,
+            "host_addresses": sorted(await asyncio.to_thread(host_addresses)),
+            "private": [str(network) for network in config.private],
+        }
+    )
+
+
+async def change_policy(request: web.Request) -> web.Response:
+    """Changes the policy: at once where the workspace runs, else from its next start on."""
+    supervisor = named(request)
+    user = who(request.get_extra_info("socket"))
+    now = datetime.now(UTC)
+    change = change_from_json(await json_body(request), f"policy, by {user} at {now:%Y-%m-%dT%H:%M:%SZ}", now)
+    old = supervisor.egress.policy.digest
+    changed = await supervisor.change_egress(change, user)
+    return web.json_response(
+        {
+            "name": supervisor.record.name,
+            "changed": changed,
+            "running": supervisor.life is not None,
+            "old": old,
+            "new": supervisor.egress.policy.digest,
+            "egress": supervisor.egress.to_json(),
+        }
+    )
 
 
 def named(request: web.Request) -> Supervisor:

@@ -35,6 +35,8 @@ class Keeper:
     mediator: Mediator
     spawn: Callable[[], Awaitable[Mediator]]
     replaced: Callable[[], None] = lambda: None
+    # Held while the policy changes, and while this changes mediator or rules: neither sees half of the other.
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _born: float = field(default_factory=monotonic)
     _failures: int = 0
 
@@ -45,12 +47,16 @@ class Keeper:
                 await asyncio.wait([self.mediator.ended], timeout=_PATROL)
                 if self.mediator.ended.done():
                     await self._replace(self.mediator.ended.result())
-                elif await asyncio.to_thread(self.network.repair):
+                elif await self._repaired():
                     log.warning("rules repaired workspace=%s", self.workspace)
         except (HostError, OSError) as error:
             with contextlib.suppress(HostError, OSError):
                 await asyncio.to_thread(self.network.lower_tap)
             raise HostError(f"workspace {self.workspace} cannot be mediated: {error}") from error
+
+    async def _repaired(self) -> bool:
+        async with self.changing:
+            return await asyncio.to_thread(self.network.repair)
 
     async def _replace(self, reason: str) -> None:
         log.warning("mediator ended workspace=%s pid=%d reason=%r", self.workspace, self.mediator.pid, reason)
@@ -60,7 +66,8 @@ class Keeper:
             await asyncio.sleep(_DELAYS[self._failures])
             self._failures += 1
             try:
-                self.mediator = await self.spawn()
+                async with self.changing:
+                    self.mediator = await self.spawn()
             except (HostError, OSError) as error:
                 log.warning("mediator not started workspace=%s error=%r", self.workspace, str(error))
                 continue

@@ -5,6 +5,7 @@ The socket's mode (0660, that group) is the first lock. This is the second, for 
 
 import grp
 import os
+import pwd
 import socket
 import struct
 from pathlib import Path
@@ -35,6 +36,15 @@ def may_speak(peer: socket.socket, group: int | None) -> bool:
     packed = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
     groups = struct.unpack(f"={len(packed) // 4}I", packed)
     return group in (gid, *groups)
+
+
+def who(peer: socket.socket) -> str:
+    """The user at the other end, for records: `root`, or `uid 1000` when the machine has no name for it."""
+    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def listen(path: Path, group: int | None) -> socket.socket:

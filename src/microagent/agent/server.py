@@ -37,6 +37,8 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
             web.post(f"{one}/start", handlers.start),
             web.post(f"{one}/stop", handlers.stop),
             web.post(f"{one}/kill", handlers.kill),
+            web.get(f"{one}/policy", handlers.show_policy),
+            web.post(f"{one}/policy", handlers.change_policy),
             web.get(f"{one}/egress", streams.egress),
             web.get(f"{one}/logs", streams.logs),
             web.get(messages.RUN, attach.run),

@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from microagent.agent.bringup import Life, bring_up
+from microagent.agent.change import apply_egress
 from microagent.agent.output import Sink
 from microagent.agent.services import Services
 from microagent.agent.summary import denied
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, MicroagentError
+from microagent.workspace.egress import Egress
 from microagent.workspace.record import Record
+from microagent.workspace.spec import WorkspaceSpec
 from microagent.workspace.states import LIVE, Event, State, after
 from microagent.workspace.store import EGRESS
 
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # How long a guest may take to shut down when asked (contract: then it is ended, and the answer says so).
 GRACE = 10
+# How late a grant may end. Looking is one comparison; a timer would not notice a clock that was set.
+_GRANT_PATROL = 0.5
 
 
 class Supervisor:
@@ -44,6 +49,7 @@ class Supervisor:
         self._over = over
         self._task: asyncio.Task[None] | None = None
         self._failure: MicroagentError | None = None
+        self._changing = asyncio.Lock()
 
     @property
     def live(self) -> bool:
@@ -52,7 +58,7 @@ class Supervisor:
 
     async def start(self, sink: Sink | None = None) -> Life:
         """Starts it and returns when the guest runs. The reason why it does not is raised."""
-        self._enter(Event.START, reason="", exit_code=None, started=_now())
+        self._enter(Event.START, reason="", exit_code=None, started=_now(), spec=self._spec_of_now())
         self._failure = None
         ready: asyncio.Future[Life] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(ready, sink), name=f"workspace {self.record.name}")
@@ -87,6 +93,36 @@ class Supervisor:
             self.life.output.detach()
         await self.ended()
 
+    @property
+    def egress(self) -> Egress:
+        """Mode and policy as they are now, without the grants that have ended."""
+        return self._spec_of_now().egress
+
+    async def change_egress(self, change: Callable[[Egress], Egress], who: str) -> bool:
+        """Changes the policy, at once where it runs; False when that changes nothing. What `change` raises is raised.
+
+        ApiError `busy` while it starts or stops. On any error the policy is what it was.
+        """
+        async with self._changing:
+            if self.record.state in (State.STARTING, State.STOPPING):
+                raise ApiError("busy", f"workspace {self.record.name} is {self.record.state}", "try again in a moment")
+            before = self.record.spec.egress
+            after = change(self.egress)
+            if after == before:
+                return False
+
+            def store() -> Record:
+                record = replace(self.record, spec=replace(self.record.spec, egress=after))
+                self.record = self._services.store.save(record)
+                return record
+
+            if self.life is None:
+                store()
+            else:
+                await apply_egress(self._services, self.life, before, after, who, store)
+            log.info("workspace=%s policy=%s who=%s", self.record.name, after.policy.digest, who)
+            return True
+
     async def ended(self) -> None:
         """Waits until a life that is going on is over and undone."""
         if self._task:
@@ -120,6 +156,7 @@ class Supervisor:
         """The guest's exit code; None when it was ended on purpose. HostError when it or its mediator failed."""
         keeping = asyncio.create_task(life.keeper.keep())
         waiting = asyncio.create_task(life.guest.wait())
+        ending = asyncio.create_task(self._end_grants())
         try:
             await asyncio.wait([keeping, waiting], return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
@@ -132,9 +169,24 @@ class Supervisor:
                 return None
             raise
         finally:
-            for task in (keeping, waiting):
+            for task in (keeping, waiting, ending):
                 task.cancel()
-            await asyncio.wait([keeping, waiting])
+            await asyncio.wait([keeping, waiting, ending])
+
+    async def _end_grants(self) -> None:
+        """Takes grants out of the running policy as they end."""
+        while True:
+            await asyncio.sleep(_GRANT_PATROL)
+            end = self.record.spec.egress.next_end()
+            if end is not None and end <= datetime.now(UTC):
+                try:
+                    await self.change_egress(lambda egress: egress, "the end of a grant")
+                except (MicroagentError, OSError) as error:
+                    log.error("grant not ended workspace=%s reason=%r", self.record.name, str(error))
+
+    def _spec_of_now(self) -> WorkspaceSpec:
+        spec = self.record.spec
+        return replace(spec, egress=spec.egress.at(datetime.now(UTC)))
 
     async def _sum_up(self) -> None:
         path = self._services.store.path(self.record.name, EGRESS)

@@ -28,6 +28,7 @@ class MediatorSettings:
     ca_key: str
     resolvers: tuple[str, ...]
     host_addresses: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
     uid: int = 65534
     changed_by: str = ""
 

@@ -23,7 +23,8 @@ def show(settings: Settings, name: str) -> None:
         say_json(egress)
         return
     say(f"mode {egress['mode']}")
-    table(("VERB", "ENTRY", "ORIGIN"), [(e["verb"], e["entry"], e["origin"]) for e in egress["entries"]])
+    rows = [(e["verb"], e["entry"], e["origin"], e.get("until", "")) for e in egress["entries"]]
+    table(("VERB", "ENTRY", "ORIGIN", "UNTIL"), rows)
 
 
 @click.command()
@@ -71,11 +72,11 @@ def replay(settings: Settings, name: str, file: str, mode: str) -> None:
 
 
 def stored_egress(settings: Settings, name: str) -> dict[str, Any]:
-    """The workspace's `egress` object: mode and entries. ApiError `not_found` when there is no such workspace."""
+    """The workspace's mode, entries, digest, and what its host adds to the address table. ApiError `not_found`."""
     from microagent.api.messages import workspace_path
     from microagent.api.names import checked_name
 
-    egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name)))["egress"]
+    egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name), "policy"))
     return egress
 
 

@@ -1,10 +1,13 @@
-"""`policy check` and `policy explain`: the engine that decides in mediators, asked from the command line."""
+"""`policy check` and `policy explain`: the engine that decides in mediators, asked from the command line.
+
+The other verbs of the group are in `changing` and `learning`.
+"""
 
 from typing import Any
 
 import click
 
-from microagent.cli import learning
+from microagent.cli import changing, learning
 from microagent.cli.egress_options import read_policy
 from microagent.cli.learning import stored_egress
 from microagent.cli.output import Settings, json_option, note, say, say_json, table
@@ -13,7 +16,7 @@ from microagent.cli.output import Settings, json_option, note, say, say_json, ta
 @click.group()
 @json_option
 def policy() -> None:
-    """Check, explain and learn policies."""
+    """Check, explain, change and learn policies."""
 
 
 @policy.command()
@@ -47,6 +50,8 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
 
     Asks the policy of workspace NAME, or the one in --policy FILE.
     """
+    from ipaddress import ip_address, ip_network
+
     from microagent.decision.engine import Engine
     from microagent.decision.explain import explain as ask_engine
     from microagent.policy.model import Mode, Policy
@@ -60,7 +65,12 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
         raise click.UsageError("--mode goes with --policy; a workspace has its own")
     else:
         stored = stored_egress(settings, words[0])
-        engine = Engine(Mode.parse(stored["mode"]), Policy(entries_from_json(stored["entries"])))
+        engine = Engine(
+            Mode.parse(stored["mode"]),
+            Policy(entries_from_json(stored["entries"])),
+            frozenset(ip_address(text) for text in stored["host_addresses"]),
+            tuple(ip_network(text) for text in stored["private"]),
+        )
     answer: dict[str, Any] = ask_engine(engine, words[-1])
     if settings.json:
         say_json(answer)
@@ -74,5 +84,13 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-for _command in (learning.show, learning.suggest, learning.replay):
+for _command in (
+    changing.allow,
+    changing.passthrough,
+    changing.revoke,
+    changing.set_,
+    learning.show,
+    learning.suggest,
+    learning.replay,
+):
     policy.add_command(_command)

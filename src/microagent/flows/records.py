@@ -5,6 +5,10 @@ from typing import Any
 
 from microagent.audit.record import Event, Record
 from microagent.decision.verdict import Reason, Verdict, refusal
+from microagent.policy.model import Policy
+
+# A policy may hold 100 000 entries; a record is a line.
+_SHOWN_ENTRIES = 20
 
 
 def decision(verdict: Verdict, *, dst: str, proto: str, flow: str, dialed: str = "") -> Record:
@@ -36,6 +40,23 @@ _DENIALS = {
     (True, False): Event.UDP_DENY,
     (True, True): Event.UDP_INTERNAL_DENY,
 }
+
+
+def policy_change(who: str, before: Policy, after: Policy) -> Record:
+    """Who changed the policy, its digests before and after, and the entries that came and went (the first few)."""
+    old, new = ({str(entry): None for entry in policy.entries} for policy in (before, after))
+    added = [text for text in new if text not in old]
+    removed = [text for text in old if text not in new]
+    fields: dict[str, Any] = {
+        "who": who,
+        "old": before.digest,
+        "new": after.digest,
+        "added": added[:_SHOWN_ENTRIES],
+        "removed": removed[:_SHOWN_ENTRIES],
+        "added_count": len(added),
+        "removed_count": len(removed),
+    }
+    return Record(Event.POLICY_CHANGE, fields)
 
 
 def rule(verdict: Verdict) -> str:

@@ -81,9 +81,13 @@ class TcpHead:
         """What the flow turned out to be: tls, http or tcp."""
         return str(self._proto)
 
-    def decide_again(self, engine: Engine) -> Verdict | None:
-        """What `engine`, of now, says about the address that was dialled; None before there was one."""
-        return engine.decide(self._question) if self._question is not None else None
+    def apply(self, engine: Engine) -> None:
+        """From now on `engine` decides: the policy has changed."""
+        self._engine = engine
+
+    def decide_again(self) -> Verdict | None:
+        """What the policy of now says about the address that was dialled; None before there was one."""
+        return self._engine.decide(self._question) if self._question is not None else None
 
     def open(self) -> list[Effect]:
         """The guest has connected."""

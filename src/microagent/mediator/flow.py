@@ -64,15 +64,25 @@ class Flow:
         else:
             self._run([v.Dial(self._destination, self._port)])
 
-    def still_allowed(self) -> bool:
-        """Whether the policy of now would have let it through."""
-        verdict = self.head.decide_again(self._services.engine)
-        return verdict is None or verdict.allowed
+    def apply_policy(self) -> None:
+        """The policy has changed: decide by the new one, and end if it would not have let this through.
+
+        A splice that would be intercepted now ends as well, since nobody can begin to read in its middle.
+        """
+        self.head.apply(self._services.engine)
+        before, now = self.head.verdict, self.head.decide_again()
+        if before is None or now is None:
+            return
+        unread = before.tls is Tls.PASSTHROUGH and now.tls is Tls.INTERCEPT
+        if not now.allowed or unread:
+            self.cut("policy_changed")
 
     def cut(self, why: str) -> None:
         """End it now, with a reset."""
         if self._relay is not None:
             self._relay.close(why, reset=True)
+        elif self._upstream is not None:
+            self._ended_after_allow(why, reset=True)
         else:
             self._end(reset=True)
 
@@ -211,7 +221,7 @@ class Flow:
         )
 
     def _decide_again(self) -> Verdict:
-        verdict = self.head.decide_again(self._services.engine)
+        verdict = self.head.decide_again()
         assert verdict is not None  # noqa: S101  (requests come after the dial)
         return verdict
 

@@ -36,11 +36,10 @@ class Listener:
         for flow in tuple(self._flows):
             flow.cut(why)
 
-    def cut_refused(self) -> None:
+    def apply_policy(self) -> None:
         """End the flows that the policy of now would refuse; touch no other."""
         for flow in tuple(self._flows):
-            if not flow.still_allowed():
-                flow.cut("policy_changed")
+            flow.apply_policy()
 
     def abort(self, error: Exception) -> None:
         """Out of descriptors, most likely: leave the others to finish, then go on."""

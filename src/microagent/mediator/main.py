@@ -9,12 +9,13 @@ import os
 import socket
 import ssl
 import sys
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from microagent.api.control import Assembler, MediatorSettings, Message, encode
 from microagent.audit.record import Event, Record
-from microagent.decision.engine import Engine
+from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
+from microagent.flows.records import policy_change
 from microagent.mediator.confine import confine
 from microagent.mediator.dns_server import DnsTcp, DnsUdp
 from microagent.mediator.journal import Journal
@@ -128,10 +129,10 @@ class Mediator:
         self._services.engine = engine = _engine(settings)
         self._services.resolver.servers = settings.resolvers
         if engine.policy.digest != before.digest:
-            fields = {"who": settings.changed_by, "old": before.digest, "new": engine.policy.digest}
-            self._services.write(Record(Event.POLICY_CHANGE, fields))
+            self._services.write(policy_change(settings.changed_by, before, engine.policy))
+        self._services.leases.forget(lambda name: not engine.decide(Question(Proto.DNS, 53, name=name)).allowed)
         assert self._listener is not None  # noqa: S101  (start came first)
-        self._listener.cut_refused()
+        self._listener.apply_policy()
         self._send({"reconfigured": engine.policy.digest})
 
     def _record_drops(self, drops: dict[str, list[int]]) -> None:
@@ -169,7 +170,8 @@ class Mediator:
 def _engine(settings: MediatorSettings) -> Engine:
     policy = Policy(entries_from_json(list(settings.entries)))
     addresses = frozenset(ip_address(text) for text in settings.host_addresses)
-    return Engine(Mode(settings.mode), policy, addresses)
+    private = tuple(ip_network(text) for text in settings.private)
+    return Engine(Mode(settings.mode), policy, addresses, private)
 
 
 def report(error: BaseException) -> None:

@@ -10,27 +10,14 @@ from typing import Any
 
 from microagent.api.names import checked_name
 from microagent.errors import ApiError, PolicyError, Problem
-from microagent.policy.model import Entry, Mode, Policy
-from microagent.policy.parse import entries_from_json, entries_to_json
+from microagent.workspace.egress import Egress
+from microagent.workspace.egress import from_json as egress_from_json
 
 MEMORY_MIB = range(64, 1024 * 1024 + 1)
 CPUS = range(1, 65)
 # The kernel refuses one argument or variable over 128 KiB; refusing it here names the culprit.
 _LONGEST_STRING = 128 * 1024 - 1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Egress:
-    """The mode and the entries (flags and file united), each with its origin."""
-
-    mode: Mode = Mode.GUARDED
-    entries: tuple[Entry, ...] = ()
-
-    @property
-    def policy(self) -> Policy:
-        """The entries as the engine takes them."""
-        return Policy(self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +42,7 @@ class WorkspaceSpec:
             "env": dict(self.env),
             "memory_mib": self.memory_mib,
             "cpus": self.cpus,
-            "egress": {"mode": self.egress.mode.value, "entries": entries_to_json(self.egress.entries)},
+            "egress": self.egress.to_json(),
             "ephemeral": self.ephemeral,
         }
 
@@ -123,19 +110,6 @@ def _whole(allowed: range) -> Callable[[object], int]:
     return decode
 
 
-def _egress(value: object) -> Egress:
-    if not isinstance(value, dict) or set(value) - {"mode", "entries"}:
-        raise ValueError("not an object with `mode` and `entries`")
-    mode = Mode.parse(_text(value.get("mode", "")))
-    entries = value.get("entries", [])
-    if not isinstance(entries, list):
-        raise ValueError("entries: not a list")
-    egress = Egress(mode, entries_from_json(entries))
-    if mode is Mode.OFF and egress.entries:
-        raise ValueError("mode off mediates nothing, so entries cannot apply")
-    return egress
-
-
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("not true or false")
@@ -153,6 +127,6 @@ _FIELDS: dict[str, Callable[[object], Any]] = {
     "env": _env,
     "memory_mib": _whole(MEMORY_MIB),
     "cpus": _whole(CPUS),
-    "egress": _egress,
+    "egress": egress_from_json,
     "ephemeral": _flag,
 }

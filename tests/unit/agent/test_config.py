@@ -19,11 +19,27 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["state_dir: here", "state_dir: 1", "upstream_ca: /a.pem", "upstream_ca: [a.pem]", "statedir: /x", "[]"]
+    "text",
+    [
+        "state_dir: here",
+        "state_dir: 1",
+        "upstream_ca: /a.pem",
+        "upstream_ca: [a.pem]",
+        "statedir: /x",
+        "[]",
+        "private: 10.0.0.0/8",
+        "private: [intra.test]",
+        "private: [10.0.0.1/8]",
+    ],
 )
 def test_wrong_files(tmp_path: Path, text: str) -> None:
     with pytest.raises(PolicyError, match=r"agent\.yaml:1"):
         load(written(tmp_path / "agent.yaml", text))
+
+
+def test_private_networks(tmp_path: Path) -> None:
+    file = written(tmp_path / "agent.yaml", 'private: [192.0.2.0/24, "2001:db8::/48", 203.0.113.9]\n')
+    assert [str(network) for network in load(file).private] == ["192.0.2.0/24", "2001:db8::/48", "203.0.113.9/32"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from microagent.errors import MicroagentError, PolicyError
 from microagent.policy.model import Mode, Verb
 from microagent.policy.parse import parse_entry
-from microagent.workspace.spec import Egress, WorkspaceSpec, from_json
+from microagent.workspace.egress import Egress
+from microagent.workspace.spec import WorkspaceSpec, from_json
 
 ENTRIES = (
     parse_entry(Verb.ALLOW, ".example.org", "policy.yaml:2:5"),
