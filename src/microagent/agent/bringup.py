@@ -129,6 +129,7 @@ def settings_of(services: Services, record: Record, changed_by: str = "") -> Med
         private=tuple(str(network) for network in services.config.private),
         uid=record.mediator_uid,
         changed_by=changed_by,
+        limits=services.config.limits,
     )
 
 

@@ -4,21 +4,23 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from microagent.api.documents import Mapping, decode
+from microagent.api.documents import Mapping, decode, unknown
+from microagent.api.limits import DEFAULT_LIMITS, RANGES, Limits
 from microagent.errors import HostError, PolicyError
 from microagent.policy.addresses import Network
 from microagent.policy.model import Verb
 from microagent.policy.parse import parse_entry
 
 DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
-_LISTS = ("upstream_ca", "private")
+_NO_PATHS = ("upstream_ca", "private", "limits")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Where things are. All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots.
+    """Where things are, and what a workspace may take.
 
-    `private` are networks of the operator's that count as private (contract 4), besides those of the table.
+    All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots; `private` are networks of
+    the operator's that count as private (contract 4), besides those of the table.
     """
 
     state_dir: Path = Path("/var/lib/microagent")
@@ -28,6 +30,7 @@ class Config:
     upstream_ca: tuple[Path, ...] = ()
     guest_dir: Path = Path("/var/cache/microagent/guest")
     private: tuple[Network, ...] = ()
+    limits: Limits = DEFAULT_LIMITS
 
 
 def load(file: Path | None) -> Config:
@@ -45,8 +48,10 @@ def load(file: Path | None) -> Config:
         config = replace(config, upstream_ca=_paths(document, "upstream_ca"))
     if "private" in document.values:
         config = replace(config, private=_networks(document, "private"))
+    if "limits" in document.values:
+        config = replace(config, limits=_limits(document))
     # mypy cannot know that every other field is a path.
-    paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key not in _LISTS}
+    paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key not in _NO_PATHS}
     return replace(config, **paths)
 
 
@@ -80,6 +85,23 @@ def _networks(document: Mapping, key: str) -> tuple[Network, ...]:
             raise PolicyError((document.problem(key, f"{key}: {item} is a name, not an address or a CIDR block"),))
         found.append(entry.network)
     return tuple(found)
+
+
+def _limits(document: Mapping) -> Limits:
+    value = document.values["limits"]
+    if not isinstance(value, dict):
+        raise PolicyError((document.problem("limits", "limits is not a mapping"),))
+    problems = []
+    for name, number in value.items():
+        if name not in RANGES:
+            what, hint = unknown(name, RANGES)
+            problems.append(document.problem("limits", f"in limits: {what}", hint))
+        elif type(number) is not int or not RANGES[name][0] <= number <= RANGES[name][1]:
+            least, most = RANGES[name]
+            problems.append(document.problem("limits", f"limits.{name} is not a whole number from {least} to {most}"))
+    if problems:
+        raise PolicyError(tuple(problems))
+    return Limits(**value)
 
 
 def resolvers(resolv_conf: Path) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
+from microagent.api.limits import DEFAULT_LIMITS, Limits
+
 Message: TypeAlias = dict[str, Any]
 
 # A policy of 100 000 entries is about 10 MB of JSON; more than this is a mistake, or an attack on the agent.
@@ -31,6 +33,7 @@ class MediatorSettings:
     private: tuple[str, ...] = ()
     uid: int = 65534
     changed_by: str = ""
+    limits: Limits = DEFAULT_LIMITS
 
     def to_message(self) -> Message:
         """As JSON."""
@@ -38,9 +41,10 @@ class MediatorSettings:
 
     @classmethod
     def from_message(cls, message: Message) -> "MediatorSettings":
-        """From JSON; TypeError when a field is missing or unknown."""
+        """From JSON; TypeError when a field is missing or unknown, ValueError when a limit is out of range."""
         lists = {k: tuple(v) for k, v in message.items() if isinstance(v, list)}
-        return cls(**{**message, **lists})
+        limits = Limits.from_message(message.get("limits", {}))
+        return cls(**{**message, **lists, "limits": limits})
 
 
 def encode(message: Message) -> bytes:

@@ -74,7 +74,7 @@ class _Reader:
             elif key.value in found:
                 self._report(key, f"{key.value} is there twice")
             elif keys is not None and key.value not in keys:
-                what, hint = self._explain(key.value) or _unknown(key.value, keys)
+                what, hint = self._explain(key.value) or unknown(key.value, keys)
                 self._report(key, what, hint)
             else:
                 found[key.value] = (key, value)
@@ -100,7 +100,8 @@ class _Reader:
         self.problems.append(Problem(what, hint, self._source, node.line, node.column))
 
 
-def _unknown(word: str, keys: Collection[str]) -> tuple[str, str]:
+def unknown(word: str, keys: Collection[str]) -> tuple[str, str]:
+    """What is wrong with a key that is none of `keys`, and a hint: the nearest one, or all."""
     near = get_close_matches(word[:32], list(keys), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(sorted(keys))}"
     return f"unknown key {word!r}", hint

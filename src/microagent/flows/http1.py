@@ -15,9 +15,11 @@ from microagent.decision.verdict import Reason, Verdict
 from microagent.errors import Malformed
 from microagent.flows import records
 from microagent.wire.http1 import (
+    DEFAULT_LIMITS,
     BodyKind,
     ChunkedBody,
     Framing,
+    HeadLimits,
     RequestHead,
     find_head_end,
     parse_request_head_untrusted,
@@ -25,8 +27,6 @@ from microagent.wire.http1 import (
 )
 from microagent.wire.http1_reply import deny_response
 
-# Contract 12. Apache stops at 8 KiB a line, node at 16 KiB a head; 64 KiB leaves room for fat cookies.
-MAX_HEAD = 65536
 # RFC 9110 15.2 lets a server send any number of 1xx; more than this is a stall, not an interim answer.
 MAX_INTERIM = 16
 
@@ -110,7 +110,8 @@ class HttpConversation:
     """One guest connection's requests to `name`:`port`, already dialled.
 
     `decide` gives the verdict for a request to the name (the policy may have changed since the last one);
-    `new_id` makes decision ids; `flow` is the id of the connection's own record.
+    `new_id` makes decision ids; `flow` is the id of the connection's own record, `most` what a head
+    may have.
     """
 
     decide: Callable[[], Verdict]
@@ -119,6 +120,7 @@ class HttpConversation:
     destination: str
     flow: str
     new_id: Callable[[], str]
+    most: HeadLimits = DEFAULT_LIMITS
     bytes_out: int = 0
     bytes_in: int = 0
     tunnel: bool = False
@@ -176,13 +178,13 @@ class HttpConversation:
         if self._exchange is not None or not self._requests or self.finished:
             return []
         end = find_head_end(self._requests)
-        if end < 0 and len(self._requests) < MAX_HEAD:
+        if end < 0 and len(self._requests) < self.most.size:
             return []
-        head = bytes(self._requests[:end]) if 0 < end <= MAX_HEAD else b""
+        head = bytes(self._requests[:end]) if 0 < end <= self.most.size else b""
         rest = bytes(self._requests[end:])
         self._requests.clear()
         try:
-            request = parse_request_head_untrusted(head)
+            request = parse_request_head_untrusted(head, self.most)
         except Malformed as fault:
             return self._deny(400, Reason.REQUEST_MALFORMED, None, fault.what, now)
         reason, verdict = self._judge(request)
@@ -247,11 +249,11 @@ class HttpConversation:
                 # Nobody asked: a server that speaks first, or an answer too many.
                 return effects + self._finish("unsolicited response", now)
             end = find_head_end(self._responses)
-            if end < 0 and len(self._responses) < MAX_HEAD:
+            if end < 0 and len(self._responses) < self.most.size:
                 return effects
-            head = bytes(self._responses[:end]) if 0 < end <= MAX_HEAD else b""
+            head = bytes(self._responses[:end]) if 0 < end <= self.most.size else b""
             try:
-                response = parse_response_head_untrusted(head, exchange.request.method)
+                response = parse_response_head_untrusted(head, exchange.request.method, self.most)
             except Malformed as fault:
                 return effects + self._bad_gateway(exchange, fault.what, now)
             rest = bytes(self._responses[end:])

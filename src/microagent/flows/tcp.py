@@ -9,7 +9,7 @@ The guest's own destination is dialled only when it is an address of the decided
 198.51.100.9 and says "api.example.org" in its ClientHello gets api.example.org, wherever it is.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from microagent.audit.record import Event as Happening
@@ -40,29 +40,49 @@ from microagent.flows.vocabulary import (
 from microagent.policy.addresses import AddressClass, classify
 from microagent.policy.model import Mode
 from microagent.wire.client_hello import parse_client_hello_untrusted
-from microagent.wire.http1 import find_head_end, parse_request_head_untrusted
+from microagent.wire.http1 import DEFAULT_LIMITS, HeadLimits, find_head_end, parse_request_head_untrusted
 from microagent.wire.http1_reply import deny_response
 from microagent.wire.sniff import Sniffed, sniff_untrusted
 
-# A client of a protocol in which the server speaks first stays silent; others send within a round trip, and the
-# guest is on this machine (contract 12).
-SERVER_FIRST_SECONDS = 0.3
-# For the whole of the first message, however it trickles in (contract 12).
-SNIFF_SECONDS = 10.0
-SNIFF_BYTES = 65536
+
+@dataclass(frozen=True, slots=True)
+class Sniffing:
+    """How long and how far to look for a name (contract 12).
+
+    `seconds` and `size` (bytes) are for the whole of the first message, however it trickles in. A client of a protocol
+    in which the server speaks first stays silent for `server_first` seconds; others send within a round trip, and the
+    guest is on this machine.
+    """
+
+    seconds: float = 10.0
+    size: int = 65536
+    server_first: float = 0.3
+    head: HeadLimits = DEFAULT_LIMITS
+
+
+DEFAULT_SNIFFING = Sniffing()
 
 
 class TcpHead:
     """One flow, from its first byte to the decision how to relay it."""
 
     def __init__(
-        self, engine: Engine, leases: Leases, destination: IPv4Address, port: int, *, ident: str, now: float
+        self,
+        engine: Engine,
+        leases: Leases,
+        destination: IPv4Address,
+        port: int,
+        *,
+        ident: str,
+        now: float,
+        sniffing: Sniffing = DEFAULT_SNIFFING,
     ) -> None:
         self._engine = engine
         self._leases = leases
         self._destination = destination
         self._port = port
-        self._deadline = now + SNIFF_SECONDS
+        self._sniffing = sniffing
+        self._deadline = now + sniffing.seconds
         self._silent = True
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
@@ -91,7 +111,7 @@ class TcpHead:
 
     def open(self) -> list[Effect]:
         """The guest has connected."""
-        return [Peek(seen=0, seconds=SERVER_FIRST_SECONDS)]
+        return [Peek(seen=0, seconds=self._sniffing.server_first)]
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do now; `now` is monotonic, in seconds."""
@@ -126,7 +146,7 @@ class TcpHead:
                     self._proto = Proto.HTTP
                     end = find_head_end(data)
                     if end > 0:
-                        return self._hosted(parse_request_head_untrusted(data[:end]).host, now)
+                        return self._hosted(parse_request_head_untrusted(data[:end], self._sniffing.head).host, now)
                 case Sniffed.OPAQUE:
                     return self._nameless(Proto.TCP, now)
                 case Sniffed.MORE:
@@ -136,8 +156,8 @@ class TcpHead:
         if ended:
             # A connection closed before it said anything is decided like one that never would.
             return self._nameless(Proto.TCP, now)
-        if len(data) >= SNIFF_BYTES:
-            return self._unreadable(self._malformed, "no name within 64 KiB")
+        if len(data) >= self._sniffing.size:
+            return self._unreadable(self._malformed, f"no name within {self._sniffing.size} bytes")
         return [Peek(seen=len(data), seconds=max(0.0, self._deadline - now))]
 
     def _named(self, name: str, now: float) -> list[Effect]:

@@ -16,6 +16,7 @@ import sys
 
 import seccomp
 
+from microagent.api.limits import Limits
 from microagent.errors import HostError
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -28,8 +29,8 @@ _LANDLOCK_VERSION_FLAG = 1
 # Every file right of Landlock's first version; later ones add to it, by version (linux/landlock.h).
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 
-# Connections take two descriptors each, and pipes four more while they are spliced (contract 12: 1024 of them).
-DESCRIPTORS = 8192
+# Besides what the connections need: listeners, lookups, pooled pipes, and UDP flows of one socket each.
+_OTHER_DESCRIPTORS = 2048
 
 _SYSCALLS = """
     accept4 bind brk clock_gettime clock_nanosleep close connect dup epoll_create1 epoll_ctl epoll_pwait epoll_wait
@@ -42,10 +43,15 @@ _SYSCALLS = """
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def confine(uid: int) -> None:
+def descriptors_for(limits: Limits) -> int:
+    """How many a mediator may have: a connection takes two, and four more for its pipes while it is spliced."""
+    return 6 * limits.connections + limits.udp_flows + _OTHER_DESCRIPTORS
+
+
+def confine(uid: int, descriptors: int) -> None:
     """All four stages; HostError names the one that this kernel cannot do. There is no way back."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # past the last one the kernel has, it says EINVAL
     os.setgroups([])

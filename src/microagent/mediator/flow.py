@@ -11,13 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 
+from microagent.api.limits import Limits
 from microagent.audit.record import Event, Record
 from microagent.decision.engine import Proto
 from microagent.decision.verdict import Tls, Verdict
 from microagent.flows import vocabulary as v
 from microagent.flows.http1 import HttpConversation
 from microagent.flows.inside_tls import InsideTls
-from microagent.flows.tcp import SNIFF_BYTES, TcpHead
+from microagent.flows.tcp import Sniffing, TcpHead
+from microagent.mediator.bounds import Bounds, pace
 from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket
 from microagent.mediator.goodbye import Goodbye
 from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
@@ -26,8 +28,7 @@ from microagent.mediator.services import Services
 from microagent.mediator.splice import SpliceRelay
 from microagent.mediator.tls import Handshake
 from microagent.wire.dns import QType
-
-_DIAL_SECONDS = 10.0
+from microagent.wire.http1 import HeadLimits
 
 
 class Flow:
@@ -47,6 +48,7 @@ class Flow:
         self._relay: SpliceRelay | ChannelRelay | None = None
         self._handshake: Handshake | None = None
         self._inside: InsideTls | None = None
+        self._bounds: Bounds | None = None
         self._over = False
         self.head = TcpHead(
             services.engine,
@@ -55,6 +57,7 @@ class Flow:
             self._port,
             ident=services.new_id(),
             now=self._started,
+            sniffing=_sniffing(services.limits),
         )
 
     def start(self) -> None:
@@ -135,7 +138,7 @@ class Flow:
 
     def _peekable(self, mask: int) -> None:
         try:
-            data = self._guest.recv(SNIFF_BYTES, socket.MSG_PEEK)
+            data = self._guest.recv(self._services.limits.sniff_bytes, socket.MSG_PEEK)
         except BlockingIOError:
             return
         self._pause()
@@ -169,7 +172,7 @@ class Flow:
             self._dial_failed(os.strerror(code))
             return
         self._services.reactor.watch(sock.fileno(), OUT, self._dialed, self)
-        self._wait(_DIAL_SECONDS, lambda: self._dial_failed("timed out"))
+        self._wait(self._services.limits.dial_seconds, lambda: self._dial_failed("timed out"))
 
     def _dialed(self, _mask: int) -> None:
         assert self._upstream is not None  # noqa: S101  (it is what woke us)
@@ -180,6 +183,7 @@ class Flow:
         self._stop_waiting()
         for sock in (self._upstream, self._guest):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pace(self._services.limits, self._upstream, self._guest)
         self._tell(v.Dialed())
 
     def _dial_failed(self, error: str) -> None:
@@ -198,7 +202,10 @@ class Flow:
     def _splice(self) -> None:
         assert self._upstream is not None  # noqa: S101  (it was dialled)
         services = self._services
-        self._relay = relay = SpliceRelay(services.reactor, services.pipes, self._guest, self._upstream, self._ended)
+        half_closed = services.limits.half_closed_seconds
+        relay = SpliceRelay(services.reactor, services.pipes, self._guest, self._upstream, self._ended, half_closed)
+        self._relay = relay
+        self._bound(relay)
         relay.start()
 
     def _join(self, guest: PlainChannel | TlsChannel, upstream: PlainChannel | TlsChannel, talk: Conversation) -> None:
@@ -208,7 +215,16 @@ class Flow:
 
         relay = ChannelRelay(self._services.reactor, guest, upstream, talk, write, self._ended)
         self._relay = relay
+        self._bound(relay)
         relay.start()
+
+    def _bound(self, relay: SpliceRelay | ChannelRelay) -> None:
+        self._bounds = Bounds(self._services.reactor, self._services.limits, relay, self._exceeded)
+
+    def _exceeded(self, limit: str, most: int) -> None:
+        fields = {"limit": limit, "max": most, "dst": self.head.destination, "flow": self.head.ident}
+        self._services.write(Record(Event.CAP_EXCEEDED, fields))
+        self.cut(limit)
 
     def _http(self, name: str) -> HttpConversation:
         return HttpConversation(
@@ -218,6 +234,7 @@ class Flow:
             destination=self.head.destination,
             flow=self.head.ident,
             new_id=self._services.new_id,
+            most=_head_limits(self._services.limits),
         )
 
     def _decide_again(self) -> Verdict:
@@ -239,6 +256,7 @@ class Flow:
             tls,
             partial(self._upstream_shaken, name),
             partial(self._upstream_failed, name),
+            self._services.limits.tls_handshake_seconds,
         )
         self._handshake.start()
 
@@ -253,7 +271,8 @@ class Flow:
         context = self._services.leaves.for_name(name)
         tls = context.wrap_socket(self._guest, server_side=True, do_handshake_on_connect=False)
         self._guest = tls
-        self._handshake = Handshake(self._services.reactor, self, tls, done, failed)
+        seconds = self._services.limits.tls_handshake_seconds
+        self._handshake = Handshake(self._services.reactor, self, tls, done, failed, seconds)
         self._handshake.start()
 
     def _inside_tls(self, name: str) -> InsideTls:
@@ -336,6 +355,8 @@ class Flow:
             return
         self._over = True
         relay = self._relay
+        if self._bounds is not None:
+            self._bounds.stop()
         if relay is not None:
             self._write_close(why, relay.bytes_out, relay.bytes_in)
         self._tell_ended(self)
@@ -356,3 +377,11 @@ class Flow:
         if self._inside is not None and self._inside.opaque:
             fields["opaque"] = True
         self._services.write(Record(Event.CLOSE, fields))
+
+
+def _sniffing(limits: Limits) -> Sniffing:
+    return Sniffing(limits.sniff_seconds, limits.sniff_bytes, limits.server_first_ms / 1000, _head_limits(limits))
+
+
+def _head_limits(limits: Limits) -> HeadLimits:
+    return HeadLimits(limits.http_head_bytes, limits.http_fields)

@@ -9,8 +9,6 @@ from microagent.mediator.flow import Flow
 from microagent.mediator.reactor import IN
 from microagent.mediator.services import Services
 
-# Contract 12.
-MAX_FLOWS = 1024
 _BATCH = 64
 _BACK_OFF_SECONDS = 0.2
 # At most one record a second says that connections are turned away; it says how many.
@@ -58,7 +56,7 @@ class Listener:
                     continue  # the guest was gone before we came
                 raise
             guest.setblocking(False)
-            if len(self._flows) >= MAX_FLOWS:
+            if len(self._flows) >= self._services.limits.connections:
                 self._turn_away(guest)
                 continue
             self._begin(guest)
@@ -78,6 +76,6 @@ class Listener:
             self._services.reactor.later(_CAP_RECORD_SECONDS, self._record_turned_away)
 
     def _record_turned_away(self) -> None:
-        fields = {"limit": "connections", "max": MAX_FLOWS, "count": self._turned_away}
+        fields = {"limit": "connections", "max": self._services.limits.connections, "count": self._turned_away}
         self._turned_away = 0
         self._services.write(Record(Event.CAP_EXCEEDED, fields))

@@ -16,7 +16,7 @@ from microagent.audit.record import Event, Record
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
 from microagent.flows.records import policy_change
-from microagent.mediator.confine import confine
+from microagent.mediator.confine import confine, descriptors_for
 from microagent.mediator.dns_server import DnsTcp, DnsUdp
 from microagent.mediator.journal import Journal
 from microagent.mediator.kernel_log import KernelLog
@@ -39,16 +39,17 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
     control = socket.socket(fileno=control_fd)
     control.setblocking(False)
     issuer = Issuer(settings.ca_cert.encode(), settings.ca_key.encode())
-    confine(settings.uid)
+    confine(settings.uid, descriptors_for(settings.limits))
     reactor = Reactor(report_fault)
     services = Services(
         reactor=reactor,
         engine=_engine(settings),
         leases=Leases(),
-        resolver=Resolver(reactor, settings.resolvers, report_fault),
+        resolver=Resolver(reactor, settings.resolvers, report_fault, settings.limits.dns_seconds),
         journal=Journal(log_fd, settings.workspace, new_id),
-        leaves=LeafContexts(issuer),
+        leaves=LeafContexts(issuer, settings.limits.leaf_cache),
         upstream_tls=upstream_tls,
+        limits=settings.limits,
         mediated=Mode(settings.mode) is not Mode.OFF,
     )
     mediator = Mediator(services, control, settings)

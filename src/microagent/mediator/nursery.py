@@ -50,7 +50,7 @@ def _load_what_loads_late() -> None:
     dnspython does so for each record type, cryptography and the codecs for what a certificate takes.
     """
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
-    LeafContexts(Issuer(*create_ca("nursery", datetime.now(UTC)))).for_name("nursery.test")
+    LeafContexts(Issuer(*create_ca("nursery", datetime.now(UTC))), 1).for_name("nursery.test")
 
 
 def _fork(line: socket.socket, message: Message, descriptors: list[int], context: ssl.SSLContext) -> int:

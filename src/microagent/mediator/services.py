@@ -6,6 +6,7 @@ import sys
 import traceback
 from dataclasses import dataclass, field
 
+from microagent.api.limits import Limits
 from microagent.audit.record import Record
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
@@ -36,6 +37,7 @@ class Services:
     journal: Journal
     leaves: LeafContexts
     upstream_tls: ssl.SSLContext
+    limits: Limits
     pipes: PipePool = field(default_factory=PipePool)
     mediated: bool = True
 

@@ -20,7 +20,6 @@ _F_SETPIPE_SZ = 1031
 PIPE_SIZE = 1 << 20
 # Bytes moved in one go before others get their turn.
 _SHARE = 4 << 20
-_HALF_CLOSED_SECONDS = 60.0
 
 
 class PipePool:
@@ -105,12 +104,14 @@ class SpliceRelay:
         guest: socket.socket,
         upstream: socket.socket,
         closed: Callable[[str], None],
+        half_closed_seconds: float,
     ) -> None:
         self._reactor = reactor
         self._pipes = pipes
         self._guest = guest
         self._upstream = upstream
         self._closed = closed
+        self._half_closed_seconds = half_closed_seconds
         self._out = _Way(guest, upstream, pipes.take())
         self._in = _Way(upstream, guest, pipes.take())
         self._half_closed: Timer | None = None
@@ -174,4 +175,4 @@ class SpliceRelay:
             else:
                 self._wait_for_the_other_half(now)
 
-        self._half_closed = self._reactor.later(_HALF_CLOSED_SECONDS, check)
+        self._half_closed = self._reactor.later(self._half_closed_seconds, check)

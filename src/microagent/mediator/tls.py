@@ -14,9 +14,6 @@ from microagent.mediator.channel import TlsChannel
 from microagent.mediator.reactor import BOTH, Owner, Reactor
 from microagent.pki.ca import Issuer
 
-HANDSHAKE_SECONDS = 10.0
-# Contract 12.
-_LEAVES = 1024
 # Until HTTP/2 frames are inspected as well, both sides are told to speak HTTP/1.1.
 _ALPN = ["http/1.1"]
 
@@ -34,8 +31,10 @@ def upstream_context(extra_roots: str) -> ssl.SSLContext:
 class LeafContexts:
     """One server context for each name a guest was answered as."""
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, most: int) -> None:
+        """`most` contexts are kept."""
         self._issuer = issuer
+        self._most = most
         self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()
 
     def for_name(self, name: str) -> ssl.SSLContext:
@@ -43,7 +42,7 @@ class LeafContexts:
         context = self._contexts.get(name)
         if context is None:
             context = self._contexts[name] = self._make(name)
-            if len(self._contexts) > _LEAVES:
+            if len(self._contexts) > self._most:
                 self._contexts.popitem(last=False)
         self._contexts.move_to_end(name)
         return context
@@ -64,7 +63,7 @@ class LeafContexts:
 
 
 class Handshake:
-    """One TLS handshake under way; ends in `done(channel)` or `failed(words)`, once, within HANDSHAKE_SECONDS.
+    """One TLS handshake under way; ends in `done(channel)` or `failed(words)`, once, within `seconds`.
 
     What the two callbacks raise is their `owner`'s to deal with.
     """
@@ -76,13 +75,14 @@ class Handshake:
         tls: ssl.SSLSocket,
         done: Callable[[TlsChannel], None],
         failed: Callable[[str], None],
+        seconds: float,
     ) -> None:
         self._reactor = reactor
         self._owner = owner
         self._channel = TlsChannel(tls)
         self._done = done
         self._failed = failed
-        self._timer = reactor.later(HANDSHAKE_SECONDS, lambda: self._fail("the handshake took too long"))
+        self._timer = reactor.later(seconds, lambda: self._fail("the handshake took too long"))
         self._over = False
 
     def start(self) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from microagent.agent.config import Config, load, resolvers
+from microagent.api.limits import RANGES, Limits
 from microagent.errors import HostError, PolicyError
 
 
@@ -40,6 +41,39 @@ def test_wrong_files(tmp_path: Path, text: str) -> None:
 def test_private_networks(tmp_path: Path) -> None:
     file = written(tmp_path / "agent.yaml", 'private: [192.0.2.0/24, "2001:db8::/48", 203.0.113.9]\n')
     assert [str(network) for network in load(file).private] == ["192.0.2.0/24", "2001:db8::/48", "203.0.113.9/32"]
+
+
+def test_limits(tmp_path: Path) -> None:
+    file = written(tmp_path / "agent.yaml", "limits:\n  connections: 5\n  tcp_idle_seconds: 60\n")
+    assert load(file).limits == Limits(connections=5, tcp_idle_seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("limits: 5", "not a mapping"),
+        ("limits: {connection: 5}", "unknown key 'connection'"),
+        ("limits: {connections: 0}", "from 1 to"),
+        ("limits: {connections: true}", "from 1 to"),
+        ("limits: {connections: '5'}", "from 1 to"),
+        ("limits: {connections: 1, connections: 2}", "twice"),
+        ("limits: {dial_seconds: 1.5}", "no meaning here"),
+    ],
+)
+def test_wrong_limits(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(PolicyError, match=what):
+        load(written(tmp_path / "agent.yaml", text))
+
+
+def test_every_limit_is_documented_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    cells = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    documented: dict[str, str] = {}
+    for names, defaults in cells:
+        numbers = [word.strip().split(" ")[0] for word in defaults.split(",")]
+        documented |= dict(zip((name.strip(" `") for name in names.split(",")), numbers, strict=False))
+    for name in RANGES:
+        assert documented.get(name) == str(getattr(Limits(), name)), name
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

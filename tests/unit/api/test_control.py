@@ -1,5 +1,6 @@
 """Messages survive any chunking, and descriptors arrive with the message they were sent with."""
 
+import json
 import os
 import socket
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microagent.api.control import MAX_MESSAGE, Assembler, MediatorSettings, encode, receive, send
+from microagent.api.limits import Limits
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers()), max_size=5), st.integers(1, 7))
@@ -49,7 +51,9 @@ def test_settings_come_back_as_they_were() -> None:
         ca_cert="c",
         ca_key="k",
         resolvers=("203.0.113.53",),
+        limits=Limits(connections=7),
     )
     assert MediatorSettings.from_message(settings.to_message()) == settings
+    assert MediatorSettings.from_message(json.loads(encode(settings.to_message())[4:])) == settings
     with pytest.raises(TypeError):
         MediatorSettings.from_message({"workspace": "w", "unknown": 1})

@@ -9,7 +9,7 @@ from microagent.audit.record import Record
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
 from microagent.flows import vocabulary as v
-from microagent.flows.tcp import SERVER_FIRST_SECONDS, TcpHead
+from microagent.flows.tcp import DEFAULT_SNIFFING, TcpHead
 from microagent.policy.model import Mode, Policy, Verb
 from microagent.policy.parse import parse_entry
 
@@ -49,7 +49,7 @@ class Talk:
         for name, address in leased:
             leases.add(name, (address,), 100.0, 0.0)
         self.head = TcpHead(Engine(mode, Policy(parsed)), leases, to, port, ident="flow1", now=0.0)
-        assert self.head.open() == [v.Peek(0, SERVER_FIRST_SECONDS)]
+        assert self.head.open() == [v.Peek(0, DEFAULT_SNIFFING.server_first)]
 
     def hears(self, event: v.Event) -> list[v.Effect]:
         return self.head.handle(event, 1.0)

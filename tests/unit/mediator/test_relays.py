@@ -83,7 +83,7 @@ def receive_all(sock: socket.socket) -> bytes:
 
 def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
     loop = Loop()
-    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over)
+    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0)
     relay.start()
     upload, download = os.urandom(SIZE), os.urandom(SIZE)
 
@@ -108,7 +108,7 @@ def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
 
 def test_splice_passes_a_reset_on(ends: Ends) -> None:
     loop = Loop()
-    SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over).start()
+    SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0).start()
     with loop:
         ends.guest.sendall(b"hello")
         assert ends.server.recv(5) == b"hello"

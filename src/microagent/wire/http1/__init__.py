@@ -8,17 +8,28 @@ Start reading at `head` (the grammar), then `request`.
 """
 
 from microagent.wire.http1.body import ChunkedBody
-from microagent.wire.http1.head import CHUNKED, NO_BODY, UNTIL_CLOSE, BodyKind, Framing, find_head_end
+from microagent.wire.http1.head import (
+    CHUNKED,
+    DEFAULT_LIMITS,
+    NO_BODY,
+    UNTIL_CLOSE,
+    BodyKind,
+    Framing,
+    HeadLimits,
+    find_head_end,
+)
 from microagent.wire.http1.request import RequestHead, parse_request_head_untrusted
 from microagent.wire.http1.response import ResponseHead, parse_response_head_untrusted
 
 __all__ = [
     "CHUNKED",
+    "DEFAULT_LIMITS",
     "NO_BODY",
     "UNTIL_CLOSE",
     "BodyKind",
     "ChunkedBody",
     "Framing",
+    "HeadLimits",
     "RequestHead",
     "ResponseHead",
     "find_head_end",

@@ -12,9 +12,16 @@ from typing import Final
 
 from microagent.errors import Malformed
 
-# Contract 12; twice what common servers take (nginx: 32 KiB in all, Apache: 100 fields).
-MAX_HEAD: Final = 65536
-MAX_FIELDS: Final = 200
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Contract 12: bytes and fields of a head. Twice what common servers take (nginx: 32 KiB, Apache: 100 fields)."""
+
+    size: int = 65536
+    fields: int = 200
+
+
+DEFAULT_LIMITS: Final = HeadLimits()
 
 # RFC 9110 sections 5.5 and 5.6.2. The value excludes every control byte but tab: no CR, LF, NUL can hide in it.
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -71,12 +78,12 @@ def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:
     return match.end() if match else -1
 
 
-def check_size(head: bytes) -> None:
+def check_size(head: bytes, limits: HeadLimits) -> None:
     """Refuse a head over the limits."""
-    if len(head) > MAX_HEAD:
-        raise Malformed(f"an HTTP head of more than {MAX_HEAD} bytes")
-    if head.count(b"\n") > MAX_FIELDS + 2:
-        raise Malformed(f"an HTTP head of more than {MAX_FIELDS} fields")
+    if len(head) > limits.size:
+        raise Malformed(f"an HTTP head of more than {limits.size} bytes")
+    if head.count(b"\n") > limits.fields + 2:
+        raise Malformed(f"an HTTP head of more than {limits.fields} fields")
 
 
 def fault(head: bytes) -> Malformed:

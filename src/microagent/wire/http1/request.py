@@ -8,10 +8,12 @@ from typing import Final
 from microagent.errors import Malformed
 from microagent.wire.hostname import normalize_untrusted
 from microagent.wire.http1.head import (
+    DEFAULT_LIMITS,
     FIELDS,
     NO_BODY,
     TOKEN,
     Framing,
+    HeadLimits,
     body_framing,
     check_size,
     closes,
@@ -55,9 +57,9 @@ class RequestHead:
     absolute_scheme: str | None
 
 
-def parse_request_head_untrusted(head: bytes) -> RequestHead:
+def parse_request_head_untrusted(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> RequestHead:
     """Read a whole head, its blank line included (see `find_head_end`); raises only Malformed."""
-    check_size(head)
+    check_size(head, limits)
     match = _HEAD.fullmatch(head)
     if match is None:
         raise _fault(head)

@@ -6,11 +6,13 @@ from typing import Final
 
 from microagent.errors import Malformed
 from microagent.wire.http1.head import (
+    DEFAULT_LIMITS,
     FIELDS,
     NO_BODY,
     UNTIL_CLOSE,
     VALUE,
     Framing,
+    HeadLimits,
     body_framing,
     check_size,
     closes,
@@ -35,9 +37,11 @@ class ResponseHead:
     close: bool
 
 
-def parse_response_head_untrusted(head: bytes, request_method: str) -> ResponseHead:
+def parse_response_head_untrusted(
+    head: bytes, request_method: str, limits: HeadLimits = DEFAULT_LIMITS
+) -> ResponseHead:
     """Read a whole head, its blank line included, that answers a `request_method`; raises only Malformed."""
-    check_size(head)
+    check_size(head, limits)
     match = _HEAD.fullmatch(head)
     if match is None:
         raise fault(head)

@@ -13,7 +13,7 @@ from microagent.wire.http1 import (
     find_head_end,
     parse_request_head_untrusted,
 )
-from microagent.wire.http1.head import MAX_FIELDS, MAX_HEAD
+from microagent.wire.http1.head import DEFAULT_LIMITS
 from microagent.wire.http1.request import parse_authority_untrusted
 
 
@@ -220,8 +220,8 @@ SMUGGLING = {
     "CONNECT to another host": head(line="CONNECT evil.example:443 HTTP/1.1", host="api.example:443"),
     "CONNECT to another port": head(line="CONNECT api.example:443 HTTP/1.1", host="api.example:80"),
     "CONNECT to a path": head(line="CONNECT / HTTP/1.1"),
-    "too many fields": head(*["X: y"] * MAX_FIELDS),
-    "too many bytes": head("X: " + "y" * MAX_HEAD),
+    "too many fields": head(*["X: y"] * DEFAULT_LIMITS.fields),
+    "too many bytes": head("X: " + "y" * DEFAULT_LIMITS.size),
 }
 
 
@@ -281,9 +281,9 @@ def test_close(version: str, connection: str | None, close: bool) -> None:
 
 
 def test_the_limits_are_inclusive() -> None:
-    parse_request_head_untrusted(head(*["X: y"] * (MAX_FIELDS - 1)))
-    filler = MAX_HEAD - len(head("X: "))
-    assert len(head("X: " + "y" * filler)) == MAX_HEAD
+    parse_request_head_untrusted(head(*["X: y"] * (DEFAULT_LIMITS.fields - 1)))
+    filler = DEFAULT_LIMITS.size - len(head("X: "))
+    assert len(head("X: " + "y" * filler)) == DEFAULT_LIMITS.size
     parse_request_head_untrusted(head("X: " + "y" * filler))
 
 
