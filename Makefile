@@ -8,15 +8,17 @@ SYSTEM_PYTHON := /usr/bin/python3
 
 APT := python3-venv python3-nftables python3-seccomp nftables iproute2 qemu-system-x86 e2fsprogs umoci skopeo \
        mmdebstrap busybox-static cpio zstd ca-certificates
+APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk curl dnsmasq-base openssl
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping
 
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"
 	@echo "make test     set everything up and run every check and test"
+	@echo "make bench    measure against peers, which it installs; writes docs/performance.md"
 	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
 	@echo "make lint     formatting, lint, types, import contracts"
 	@echo "make clean    remove the virtual environment and caches of this checkout"
@@ -47,6 +49,10 @@ test: setup
 	$(call apt_install,$(APT_TEST))
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(call apt_install,$(APT_BENCH))
+	PYTHONPATH=. $(BIN)/python -m tests.bench
 
 lint: $(VENV)/.done
 	$(BIN)/ruff format --check src tests vm_fixtures
