@@ -186,8 +186,8 @@ def test_a_name_that_leads_inside_is_refused_when_dialled(oracle: Oracle, worksp
     clean(oracle, {API_TLS, API_HTTP}, {"api.ok.test", name})
 
 
-@pytest.mark.parametrize("port", [443, 853, 123, 5353, 33434])
-def test_udp_that_is_not_dns_is_refused_at_once(oracle: Oracle, workspace: MakeWorkspace, port: int) -> None:
+@pytest.mark.parametrize("port", [443, 853])
+def test_quic_is_refused_at_once(oracle: Oracle, workspace: MakeWorkspace, port: int) -> None:
     lab = workspace(allow=["api.ok.test"])
     assert lab.guest.dig("+short", "api.ok.test").strip() == world.API
     assert lab.guest.udp(world.API, port, b"x").error == "ConnectionRefusedError"

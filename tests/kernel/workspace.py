@@ -21,6 +21,7 @@ from tests.kernel.guest import LinuxGuest
 
 from microagent.agent.mediators import Mediator, Nursery
 from microagent.api.control import MediatorSettings
+from microagent.api.limits import DEFAULT_LIMITS, Limits
 from microagent.demo import world
 from microagent.demo.internet import Internet
 from microagent.host import links, netns
@@ -80,11 +81,12 @@ class Workspace:
         name: str = "lab",
         resolvers: Sequence[str] = (world.RESOLVER,),
         private: Sequence[str] = (),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._undo = ExitStack()
         self.internet = internet
         self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
-        self.private = tuple(private)
+        self.private, self.limits = tuple(private), limits
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
         self.directory.mkdir(mode=0o700)
@@ -135,6 +137,7 @@ class Workspace:
             resolvers=self.resolvers,
             host_addresses=tuple(sorted(addresses)),
             private=self.private,
+            limits=self.limits,
             uid=UID,
         )
 

@@ -116,7 +116,7 @@ class Mediator:
             return
         self._stopping = why
         try:
-            await self._send({"drops": await asyncio.to_thread(self._drops)})
+            await self._send({"counts": await asyncio.to_thread(self._drops)})
             await self._send({"stop": why})
             await asyncio.wait_for(asyncio.shield(self.ended), _STOP_SECONDS)
         except (TimeoutError, OSError):
@@ -135,7 +135,7 @@ class Mediator:
         try:
             while data := await reader.read(1 << 16):
                 for message in messages.feed(data):
-                    if "drops" in message:
+                    if "counts" in message:
                         self._keep(self._count())
                     else:
                         self._answers.put_nowait(message)
@@ -150,7 +150,7 @@ class Mediator:
         """Answer with what was dropped, not more than once in _COUNT_SECONDS."""
         await asyncio.sleep(_COUNT_SECONDS)
         if not self.ended.done() and not self._stopping:
-            await self._send({"drops": await asyncio.to_thread(self._drops)})
+            await self._send({"counts": await asyncio.to_thread(self._drops)})
 
     async def _answer(self, seconds: float) -> Message:
         try:

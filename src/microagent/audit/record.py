@@ -25,6 +25,8 @@ class Event(StrEnum):
     DNS_ALLOW = "egress_dns_allow"
     DNS_DENY = "egress_dns_deny"
     DNS_ERROR = "egress_dns_error"
+    UDP_ALLOW = "egress_udp_allow"
+    UDP_CLOSE = "egress_udp_close"
     UDP_DENY = "egress_udp_deny"
     UDP_INTERNAL_DENY = "egress_udp_internal_deny"
     HANDSHAKE_ERROR = "egress_mitm_handshake_error"

@@ -4,7 +4,7 @@ A flow that names nothing is judged by every name its address is leased under (`
 that names a host goes to the address the guest picked only if that is leased for the name.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from microagent.policy.addresses import Address
@@ -18,6 +18,8 @@ class Leases:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
+        # Hears of the addresses of every new lease.
+        self.told: Callable[[Collection[Address]], None] = lambda _: None
         self._expiry: dict[tuple[str, Address], float] = {}  # oldest first: renewing a lease moves it to the end
         self._names: dict[Address, dict[str, None]] = {}  # in the order they were told
 
@@ -25,7 +27,7 @@ class Leases:
         """How many are held, expired ones that nobody has asked about included."""
         return len(self._expiry)
 
-    def add(self, name: str, addresses: Iterable[Address], expires: float, now: float) -> None:
+    def add(self, name: str, addresses: Collection[Address], expires: float, now: float) -> None:
         """Lease `addresses` under the name that was asked, whatever CNAMEs led there. Never shortens a lease."""
         if expires <= now:
             return
@@ -38,6 +40,7 @@ class Leases:
             names[name] = None
         while len(self._expiry) > self._limit:
             self._drop(next(iter(self._expiry)))
+        self.told(addresses)
 
     def names_for(self, address: Address, now: float) -> tuple[str, ...]:
         """The names `address` is leased under, the one told last first."""

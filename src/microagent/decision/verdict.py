@@ -84,7 +84,7 @@ class Reason(StrEnum):
         "the name resolves to public and inside addresses, and the inside ones are not dialled",
     )
     NAME_LATE = "name_late", "the connection's first message was not complete in time"
-    NOT_RELAYED = "not_relayed", "traffic of this kind is not relayed"
+    REFUSED_BEFORE = "refused_before", "the same was refused in the last 10 s, and the rules still refuse it"
     LOOP = "loop", "the destination is the mediator itself"
     LIMIT_REACHED = "limit_reached", "the workspace has reached a limit"
     POLICY_CHANGED = "policy_changed", "the policy changed while the flow was open, and no longer allows it"

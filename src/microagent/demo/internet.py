@@ -200,7 +200,7 @@ def _plumb_far() -> None:
         _address(kernel, index, world.ROUTER, world.PREFIX)
         _address(kernel, index, world.ROUTER_V6, world.PREFIX_V6)
         kernel.link("set", index=index, state="up")
-        for address in (world.RESOLVER, world.SSH, *(site.address for site in world.SITES)):
+        for address in (world.RESOLVER, world.SSH, world.TIME, *(site.address for site in world.SITES)):
             _address(kernel, 1, address, 32)
         # In the main table: in the local one it would swallow the answers to the host as well.
         for everything in ("0.0.0.0/0", "::/0"):
@@ -216,6 +216,7 @@ def _address(kernel: Any, index: int, address: str, prefix: int) -> None:
 
 def _load_rules() -> None:
     served = [(world.RESOLVER, "udp", 53), (world.RESOLVER, "tcp", 53), (world.SSH, "tcp", 22)]
+    served += [(world.TIME, "udp", world.TIME_PORT)]
     served += [(site.address, "tcp", port) for site in world.SITES for port in (80, 443)]
     elements = ", ".join(f"{address} . {proto} . {port}" for address, proto, port in served)
     rules = f"""

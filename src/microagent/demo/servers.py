@@ -11,6 +11,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from microagent.demo import world
 from microagent.demo.canary import Canary
@@ -51,6 +52,16 @@ async def _banner(report: Report, reader: asyncio.StreamReader, writer: asyncio.
         writer.close()
 
 
+class _Echo(asyncio.DatagramProtocol):
+    """Sends every datagram back."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        self._transport.sendto(data, addr)
+
+
 async def _serve(directory: Path) -> None:
     report = Report()
     zone = json.loads((directory / "zone.json").read_text("utf-8"))
@@ -58,6 +69,7 @@ async def _serve(directory: Path) -> None:
     await Websites(directory, report.request).listen(world.SITES)
     await Canary(world.CANARY_PORT, report.sighting).listen()
     await asyncio.start_server(lambda r, w: _banner(report, r, w), world.SSH, 22)
+    await asyncio.get_running_loop().create_datagram_endpoint(_Echo, (world.TIME, world.TIME_PORT))
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     _say({"ready": True})

@@ -21,6 +21,7 @@ BAD_CERTIFICATE: Final = "203.0.113.12"
 WRONG_NAME: Final = "203.0.113.13"
 PINNED: Final = "203.0.113.20"
 SSH: Final = "203.0.113.30"
+TIME: Final = "203.0.113.123"
 OTHER: Final = "203.0.113.40"
 EVIL: Final = "203.0.113.66"
 EVIL_V6: Final = "2001:db8:666::66"
@@ -28,6 +29,9 @@ SILENT: Final = "203.0.113.98"
 CLOSED: Final = "203.0.113.99"
 METADATA: Final = "169.254.169.254"
 PRIVATE: Final = "10.99.0.1"
+
+# Where TIME echoes datagrams: that of NTP.
+TIME_PORT: Final = 123
 
 # Where a catch-all listens in the far namespace; nothing on the wire ever carries this number.
 CANARY_PORT: Final = 61666
@@ -53,6 +57,7 @@ ZONE: Final[Zone] = {
     "wrong-name.test": {"A": [WRONG_NAME]},
     "pinned.test": {"A": [PINNED]},
     "ssh.ok.test": {"A": [SSH]},
+    "time.ok.test": {"A": [TIME]},
     "other.test": {"A": [OTHER]},
     "evil.test": {"A": [EVIL], "AAAA": [EVIL_V6]},
     "silent.test": {"A": [SILENT]},

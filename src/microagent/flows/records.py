@@ -27,7 +27,7 @@ def decision(verdict: Verdict, *, dst: str, proto: str, flow: str, dialed: str =
     if verdict.allowed:
         if verdict.unlisted:
             fields["unlisted"] = True
-        return Record(Event.ALLOW, fields)
+        return Record(Event.UDP_ALLOW if proto == "udp" else Event.ALLOW, fields)
     fields["hint"] = hint(verdict)
     if verdict.internal:
         fields["internal"] = True
@@ -70,7 +70,15 @@ def hint(verdict: Verdict) -> str:
 
 
 def refused_by_kernel(verdict: Verdict) -> Verdict:
-    """The verdict on a packet that the rules refused: the engine's own, or that this kind is not relayed at all."""
+    """The verdict on a packet that the rules refused: the engine's own; or the policy has changed in between."""
     if not verdict.allowed:
         return verdict
-    return replace(refusal(Reason.NOT_RELAYED, verdict.host, verdict.address), signals=verdict.signals)
+    return replace(refusal(Reason.REFUSED_BEFORE, verdict.host, verdict.address), signals=verdict.signals)
+
+
+def more_refused(proto: str, packets: int, *, internal: bool, reason: str = "") -> Record:
+    """Refusals that have no record each, because there were too many: counted exactly, by the kernel or by us."""
+    fields: dict[str, Any] = {"proto": proto, "count": packets, "aggregated": True, "reason": reason}
+    if internal:
+        fields["internal"] = True
+    return Record(_DENIALS[proto == "udp", internal], fields)

@@ -86,13 +86,13 @@ class Network:
         return netns.run_inside(self.path, work)
 
     def new_drops(self) -> dict[str, tuple[int, int]]:
-        """What the kernel dropped since the last call: class (spoof, ipv6, icmp …) -> (packets, bytes)."""
+        """What the kernel dropped or refused since the last call: counter of steer.nft -> (packets, bytes)."""
         now = netns.run_inside(self.path, nft.counters)
         news: dict[str, tuple[int, int]] = {}
         for name, (packets, size) in now.items():
             old_packets, old_size = self._reported.get(name, (0, 0))
-            if name.startswith("drop_") and packets > old_packets:
-                news[name.removeprefix("drop_")] = (packets - old_packets, size - old_size)
+            if packets > old_packets:
+                news[name] = (packets - old_packets, size - old_size)
         self._reported = now
         return news
 

@@ -4,16 +4,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 
+from microagent.decision.engine import QUIC_PORTS
 from microagent.policy.addresses import NEVER_BY_NAME_V4, PRIVATE_V4
 from microagent.policy.model import Mode, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """The elements of the two sets: destinations refused in the kernel, and those opened all the same."""
+    """The elements of the sets: what the kernel refuses by itself, and the addresses opened all the same."""
 
     inside: tuple[IPv4Network, ...] = ()
     passable: tuple[IPv4Network, ...] = ()
+    hopeless: tuple[IPv4Network, ...] = ()
+    refused_ports: tuple[int, ...] = ()
 
     @classmethod
     def from_policy(
@@ -30,12 +33,23 @@ class Steering:
         if not policy.has_exact_names:
             inside += [*PRIVATE_V4, *extra_private]
         passable = [n for n in policy.address_networks if isinstance(n, IPv4Network)]
-        return cls(tuple(collapse_addresses(inside)), tuple(collapse_addresses(passable)))
+        hopeless = () if mode is Mode.GUARDED or policy.has_names else (IPv4Network("0.0.0.0/0"),)
+        return cls(
+            tuple(collapse_addresses(inside)), tuple(collapse_addresses(passable)), hopeless, tuple(sorted(QUIC_PORTS))
+        )
 
     def script(self) -> str:
-        """nft commands that bring the sets to exactly these elements. Every value is a typed network, no text."""
-        lines = ["flush set ip workspace inside", "flush set ip workspace passable"]
-        for name, networks in (("inside", self.inside), ("passable", self.passable)):
-            if networks:
-                lines.append(f"add element ip workspace {name} {{ {', '.join(str(n) for n in networks)} }}")
+        """nft commands that bring the sets to exactly these elements. Every value is a typed network or a number."""
+        sets: dict[str, tuple[object, ...]] = {
+            "inside": self.inside,
+            "passable": self.passable,
+            "hopeless": self.hopeless,
+            "refused_ports": self.refused_ports,
+            # What was refused under another policy may be allowed by this one.
+            "just_refused": (),
+        }
+        lines = [f"flush set ip workspace {name}" for name in sets]
+        for name, elements in sets.items():
+            if elements:
+                lines.append(f"add element ip workspace {name} {{ {', '.join(map(str, elements))} }}")
         return "\n".join(lines) + "\n"

@@ -4,12 +4,13 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from microagent.api.link import DNS_PORT, LISTEN_ADDRESS, NFLOG_GROUP, TCP_PORT
+from microagent.api.link import DNS_PORT, LISTEN_ADDRESS, NFLOG_GROUP, TCP_PORT, UDP_PORT
 
 _NETLINK_NETFILTER = 12
 _IP_TRANSPARENT = 19
 _IP_RECVORIGDSTADDR = 20
 _SO_RCVBUFFORCE = 33
+_SO_RXQ_OVFL = 40
 
 # A ClientHello of 64 KiB must fit into the receive buffer while it is only peeked at; the kernel counts its own
 # overhead against the same figure.
@@ -34,11 +35,13 @@ class MediatorSockets:
     tcp: socket.socket
     dns_tcp: socket.socket
     dns_udp: socket.socket
+    udp: socket.socket
+    raw: socket.socket
     nflog: socket.socket
 
     def all(self) -> tuple[socket.socket, ...]:
         """Every socket, in handing-over order."""
-        return (self.tcp, self.dns_tcp, self.dns_udp, self.nflog)
+        return (self.tcp, self.dns_tcp, self.dns_udp, self.udp, self.raw, self.nflog)
 
     def close(self) -> None:
         """Close the agent's copies."""
@@ -49,7 +52,13 @@ class MediatorSockets:
 def open_all() -> MediatorSockets:
     """Open them in the calling thread's namespace."""
     return MediatorSockets(
-        tcp=_tcp_listener(TCP_PORT), dns_tcp=_tcp_listener(DNS_PORT), dns_udp=_dns_udp(), nflog=_nflog()
+        tcp=_tcp_listener(TCP_PORT),
+        dns_tcp=_tcp_listener(DNS_PORT),
+        # Bound to every address, so that an answer can leave from port 53 of the one that was asked (IP_PKTINFO).
+        dns_udp=_datagrams("0.0.0.0", 53),  # noqa: S104  (inside a namespace that has no way in but the tap)
+        udp=_datagrams(str(LISTEN_ADDRESS), UDP_PORT),
+        raw=_raw(),
+        nflog=_nflog(),
     )
 
 
@@ -64,18 +73,27 @@ def _tcp_listener(port: int) -> socket.socket:
     return sock
 
 
-def _dns_udp() -> socket.socket:
-    """Gets questions with the address they were sent to, and may answer from that address (IP_PKTINFO).
-
-    It is bound to every address, so that an answer can leave from port 53 of the one that was asked.
-    """
+def _datagrams(address: str, port: int) -> socket.socket:
+    """Gets datagrams with the address they were sent to, and with the number of those it had no room for (ip(7))."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
     sock.setsockopt(socket.SOL_IP, _IP_RECVORIGDSTADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     sock.setblocking(False)
-    sock.bind(("0.0.0.0", 53))  # noqa: S104  (every address inside a namespace that has no way in but the tap)
+    sock.bind((address, port))
+    return sock
+
+
+def _raw() -> socket.socket:
+    """Sends packets that are whole but for their checksum, from any address (raw(7)); receives none.
+
+    Root alone can make it. In a namespace whose only way out is the tap it reaches the guest and nobody else: answers
+    from the addresses that the guest asked, and refusals.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    sock.setblocking(False)
     return sock
 
 

@@ -1,13 +1,17 @@
 """What the kernel refused or dropped by itself, as it reports it through nfnetlink_log.
 
-A "refuse" line is one packet of a kind that clients notice (TCP, UDP): it becomes a record, with the same reason the
-engine gives. A "drop" line only says that counters have moved: the agent is asked for them, at most once a second.
+A "refuse" or "inside" line is one packet of a kind that clients notice (TCP, UDP): it becomes a record, with the reason
+the engine gives. A "drop" line only says that counters have moved: the agent is asked for them, at most once a second.
+The rules log at a limited rate; the refusals beyond it are recorded as a number, so that all records together say
+exactly what the counters say.
 """
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
+from microagent.audit.record import Event, Record
 from microagent.decision.engine import Proto, Question
 from microagent.decision.verdict import Verdict
 from microagent.errors import Malformed
@@ -22,6 +26,13 @@ _ATTR_PAYLOAD = 9
 _ATTR_PREFIX = 10
 _BATCH = 64
 
+# Counters of steer.nft for what was refused: the protocol, and whether the destination was inside.
+_REFUSALS = {
+    "refused_inside_tcp": ("tcp", True),
+    "refused_inside_udp": ("udp", True),
+    "refused_udp": ("udp", False),
+}
+
 
 class KernelLog:
     """Reads the netlink socket; `counters_moved` is called when there is something to count."""
@@ -30,6 +41,7 @@ class KernelLog:
         self._services = services
         self._sock = sock
         self._counters_moved = counters_moved
+        self._unsettled: Counter[str] = Counter()  # by counter of steer.nft: recorded one by one, not yet counted
 
     def start(self) -> None:
         """Begin."""
@@ -48,22 +60,38 @@ class KernelLog:
             except BlockingIOError:
                 return
             for prefix, payload in _lines(data):
-                if prefix == b"refuse":
-                    self._refused_untrusted(payload)
-                else:
-                    self._counters_moved()
+                if prefix in (b"refuse", b"inside"):
+                    self._refused_untrusted(payload, inside=prefix == b"inside")
+                # There may be more of its kind than lines.
+                self._counters_moved()
 
-    def _refused_untrusted(self, payload: bytes) -> None:
+    def settle(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """The counters' increase since the last time: (packets, bytes) by name. What has no record yet gets one."""
+        # All that was logged before the counters were read is on the socket by now.
+        self._readable(IN)
+        for name, (packets, size) in sorted(counts.items()):
+            if name.startswith("drop_"):
+                what = name.removeprefix("drop_")
+                self._services.write(Record(Event.DROP, {"what": what, "packets": packets, "bytes": size}))
+            elif name in _REFUSALS:
+                proto, internal = _REFUSALS[name]
+                missing = packets - self._unsettled[name]
+                self._unsettled[name] = max(0, -missing)
+                if missing > 0:
+                    self._services.write(records.more_refused(proto, missing, internal=internal))
+
+    def _refused_untrusted(self, payload: bytes, *, inside: bool) -> None:
         try:
             packet = parse_ipv4_untrusted(payload)
         except Malformed:
-            self._counters_moved()
             return
+        proto = "udp" if packet.proto == socket.IPPROTO_UDP else "tcp"
+        self._unsettled[f"refused_inside_{proto}" if inside else f"refused_{proto}"] += 1
         self._services.write(
             records.decision(
                 self._verdict(packet),
                 dst=f"{packet.dst}:{packet.dport}",
-                proto="udp" if packet.proto == socket.IPPROTO_UDP else "tcp",
+                proto=proto,
                 flow=self._services.new_id(),
             )
         )

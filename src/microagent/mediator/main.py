@@ -25,6 +25,7 @@ from microagent.mediator.reactor import IN, Reactor
 from microagent.mediator.resolve import Resolver
 from microagent.mediator.services import Services, new_id, report_fault
 from microagent.mediator.tls import LeafContexts
+from microagent.mediator.udp_relay import UdpRelay
 from microagent.pki.ca import Issuer
 from microagent.policy.model import Mode, Policy
 from microagent.policy.stored import entries_from_json
@@ -33,7 +34,7 @@ from microagent.policy.stored import entries_from_json
 def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SSLContext) -> None:
     """Be the mediator of one workspace; returns when it is over.
 
-    `descriptors`: the line to the agent, the log, then the four sockets of `host.sockets.MediatorSockets`.
+    `descriptors`: the line to the agent, the log, then the sockets of `host.sockets.MediatorSockets`.
     """
     control_fd, log_fd, *sockets = descriptors
     control = socket.socket(fileno=control_fd)
@@ -69,9 +70,17 @@ class Mediator:
         self._asked_for_counters = False
         self._why = "stopped"
         self._listener: Listener | None = None
+        self._udp: UdpRelay | None = None
+        self._kernel_log: KernelLog | None = None
 
     def start(
-        self, tcp: socket.socket, dns_tcp: socket.socket, dns_udp: socket.socket, kernel_log: socket.socket
+        self,
+        tcp: socket.socket,
+        dns_tcp: socket.socket,
+        dns_udp: socket.socket,
+        udp: socket.socket,
+        raw: socket.socket,
+        kernel_log: socket.socket,
     ) -> None:
         """Record that it begins, listen, and tell the agent."""
         services = self._services
@@ -79,11 +88,15 @@ class Mediator:
             services.write(Record(Event.GAP, {"why": "the mediator before this one ended without a word"}))
         self._note(Event.MEDIATOR_UP, self._settings, pid=os.getpid())
         self._listener = Listener(services, tcp)
+        self._udp = UdpRelay(services, udp, raw)
+        services.leases.told = self._udp.leased
+        self._kernel_log = KernelLog(services, kernel_log, self._ask_for_counters)
         parts = (
             self._listener,
             DnsTcp(services, dns_tcp),
             DnsUdp(services, dns_udp),
-            KernelLog(services, kernel_log, self._ask_for_counters),
+            self._udp,
+            self._kernel_log,
         )
         for part in parts:
             part.start()
@@ -93,7 +106,9 @@ class Mediator:
     def finish(self) -> None:
         """End every flow, and say so."""
         assert self._listener is not None  # noqa: S101  (start came first)
+        assert self._udp is not None  # noqa: S101  (start came first)
         self._listener.close(self._why)
+        self._udp.close(self._why)
         self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why}))
 
     def abort(self, error: Exception) -> None:
@@ -116,8 +131,8 @@ class Mediator:
         match message:
             case {"settings": settings}:
                 self._reconfigure(settings)
-            case {"drops": drops}:
-                self._record_drops(drops)
+            case {"counts": counts}:
+                self._settle(counts)
             case {"record": record}:
                 self._record(record)
             case {"stop": why}:
@@ -133,14 +148,16 @@ class Mediator:
             self._services.write(policy_change(settings.changed_by, before, engine.policy))
         self._services.leases.forget(lambda name: not engine.decide(Question(Proto.DNS, 53, name=name)).allowed)
         assert self._listener is not None  # noqa: S101  (start came first)
+        assert self._udp is not None  # noqa: S101  (start came first)
         self._listener.apply_policy()
+        self._udp.apply_policy()
         self._send({"reconfigured": engine.policy.digest})
 
-    def _record_drops(self, drops: dict[str, list[int]]) -> None:
+    def _settle(self, counts: dict[str, list[int]]) -> None:
         """Exact counts, from the kernel's counters by way of the agent."""
         self._asked_for_counters = False
-        for what, (packets, size) in sorted(drops.items()):
-            self._services.write(Record(Event.DROP, {"what": what, "packets": packets, "bytes": size}))
+        assert self._kernel_log is not None  # noqa: S101  (start came first)
+        self._kernel_log.settle({name: (packets, size) for name, (packets, size) in counts.items()})
 
     def _record(self, message: Message) -> None:
         self._services.write(Record(Event(message["event"]), message["fields"]))
@@ -155,7 +172,7 @@ class Mediator:
         """Not more than one question at a time; the agent waits a second before it answers."""
         if not self._asked_for_counters:
             self._asked_for_counters = True
-            self._send({"drops": True})
+            self._send({"counts": True})
 
     def _send(self, message: Message) -> None:
         try:

@@ -175,6 +175,11 @@ class Policy:
         return bool(self._passthrough.exact or self._allow.exact)
 
     @property
+    def has_names(self) -> bool:
+        """Whether some entry is a name or a suffix."""
+        return any(entry.kind is not Kind.ADDRESS for entry in self.entries)
+
+    @property
     def address_networks(self) -> tuple[Network, ...]:
         """The networks of the address entries, both verbs."""
         return tuple(entry.network for entry in self.entries if entry.network is not None)

@@ -40,12 +40,27 @@ def test_an_address_entry_opens_itself_and_nothing_else() -> None:
 
 
 def test_off_refuses_nothing_and_still_clears_the_sets() -> None:
-    assert steering(mode=Mode.OFF).script() == "flush set ip workspace inside\nflush set ip workspace passable\n"
+    lines = steering(mode=Mode.OFF).script().splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("flush set ip workspace ") for line in lines)
 
 
 def test_the_script_holds_networks_and_nothing_else() -> None:
     made = Steering((IPv4Network("10.0.0.0/8"),), (IPv4Network("10.1.2.3/32"),))
-    assert made.script().splitlines()[2:] == [
+    assert [line for line in made.script().splitlines() if not line.startswith("flush ")] == [
         "add element ip workspace inside { 10.0.0.0/8 }",
         "add element ip workspace passable { 10.1.2.3/32 }",
     ]
+
+
+def test_datagrams_are_hopeless_where_no_name_could_lease_their_address() -> None:
+    everything = (IPv4Network("0.0.0.0/0"),)
+    assert steering().hopeless == everything
+    assert steering("203.0.113.5").hopeless == everything
+    assert steering(".sfx.test").hopeless == ()
+    assert steering(mode=Mode.GUARDED).hopeless == ()
+
+
+def test_quic_is_refused_wherever_it_leads_unless_off() -> None:
+    assert steering(mode=Mode.GUARDED).refused_ports == (443, 853)
+    assert steering(mode=Mode.OFF).refused_ports == ()

@@ -3,10 +3,10 @@
 from ipaddress import IPv4Address
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror, defragment
 
 from microagent.errors import Malformed
-from microagent.wire.packet import Packet, parse_ipv4_untrusted
+from microagent.wire.packet import Packet, parse_ipv4_untrusted, port_unreachable, udp_packets
 
 SRC, DST = "10.43.0.2", "192.0.2.7"
 
@@ -40,3 +40,34 @@ def test_no_ports_where_there_are_none() -> None:
 def test_what_is_no_ipv4_packet(data: bytes) -> None:
     with pytest.raises(Malformed):
         parse_ipv4_untrusted(data)
+
+
+SERVER = (IPv4Address("203.0.113.123").packed, 123)
+GUEST = (IPv4Address("10.43.0.2").packed, 40000)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1472, 1473, 2960, 2961, 65507])
+def test_made_datagrams_are_what_scapy_reads(size: int) -> None:
+    payload = bytes(n & 255 for n in range(size))
+    made = [IP(packet) for packet in udp_packets(SERVER, GUEST, payload, 7)]
+    assert all(len(packet) <= 1500 for packet in made)
+    assert {(packet.src, packet.dst, packet.id) for packet in made} == {("203.0.113.123", "10.43.0.2", 7)}
+    whole = made[0] if len(made) == 1 else defragment(made)[0]
+    assert (whole[UDP].sport, whole[UDP].dport, whole[UDP].len) == (123, 40000, 8 + size)
+    assert bytes(whole[UDP].payload) == payload
+
+
+def test_a_refusal_is_what_scapy_makes() -> None:
+    made = IP(port_unreachable(GUEST, SERVER))
+    assert (made.src, made.dst) == ("203.0.113.123", "10.43.0.2")
+    assert (made[ICMP].type, made[ICMP].code) == (3, 3)
+    quoted = made[IPerror]
+    assert (quoted.src, quoted.dst, quoted[UDPerror].sport, quoted[UDPerror].dport) == (
+        "10.43.0.2",
+        "203.0.113.123",
+        40000,
+        123,
+    )
+    checksum = made[ICMP].chksum
+    del made[ICMP].chksum
+    assert IP(bytes(made))[ICMP].chksum == checksum
