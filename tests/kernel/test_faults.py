@@ -105,13 +105,13 @@ def test_forwarding_switched_on_and_rules_gone_is_still_no_way_out(oracle: Oracl
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
 
 
-def test_a_lost_agent_ends_egress(oracle: Oracle, workspace: MakeWorkspace) -> None:
+def test_a_mediator_that_was_stopped_is_no_way_out(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["api.ok.test"])
     assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
-    lab.room.call(lab.mediator.stop("the agent is gone"))
+    lab.room.call(lab.mediator.stop("the end"))
     probe_everything(lab)
     assert lab.guest.curl("-m", "2", "https://api.ok.test/").stdout == ""
-    assert lab.records("mediator_down")[-1]["why"] == "the agent is gone"
+    assert lab.records("mediator_down")[-1]["why"] == "the end"
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
 
 

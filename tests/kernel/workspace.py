@@ -115,7 +115,9 @@ class Workspace:
     def spawn_mediator(self) -> Mediator:
         """Start a mediator on the workspace's sockets, as the agent does."""
         self.mediator = self.room.call(
-            self.nursery.spawn(self.settings(), self.network.sockets, self._log_fd, self.network.new_drops)
+            self.nursery.spawn(
+                self.settings(), self.network.mediator_sockets(), self._log_fd, self.directory, self.network.new_drops
+            )
         )
         return self.mediator
 

@@ -28,7 +28,7 @@ from microagent.guests.bootdisk import make_bootdisk
 from microagent.guests.disk import make_overlay
 from microagent.guests.guest import KILLED, STDERR, STDOUT
 from microagent.guests.image import Image, ImageStore
-from microagent.guests.qemu import Guest, GuestSpec, start_guest
+from microagent.guests.qemu import Guest, GuestSpec, adopt_guest, start_guest
 
 pytestmark = pytest.mark.vm
 
@@ -115,6 +115,7 @@ class Workspace:
             uid=NOBODY,
             gid=NOBODY,
             directory=self.directory,
+            sockets=self.directory,
         )
         guest = await start_guest(spec)
         self.guests.append(guest)
@@ -207,6 +208,36 @@ async def test_an_idle_guest_shuts_down_when_asked(workspace: Workspace) -> None
     await guest.ready.wait()
     assert await guest.shutdown(5)
     assert await guest.wait() == 0
+
+
+@pytest.mark.asyncio
+async def test_a_guest_goes_on_without_its_agent_and_is_found_again(workspace: Workspace) -> None:
+    """The lines of the first agent end, as when it is killed; the second one has the streams, and the exit code."""
+    guest = await workspace.start("sh", "-c", "echo before; read line; echo got $line; read end || exit 7")
+    output = guest.output
+    assert await anext(output) == (STDOUT, b"before\n")
+    await guest.abandon()
+
+    second = await adopt_guest(guest.pid, workspace.directory, workspace.directory)
+    workspace.guests = [second]
+    await second.stdin.write(b"me\n")
+    output = second.output
+    assert await anext(output) == (STDOUT, b"got me\n")
+    await second.stdin.eof()
+    assert await second.wait() == 7
+
+
+@pytest.mark.asyncio
+async def test_an_exit_code_waits_for_the_next_agent(workspace: Workspace) -> None:
+    guest = await workspace.start("sh", "-c", "echo before; read line; sleep 1; exit 9")
+    assert await anext(guest.output) == (STDOUT, b"before\n")
+    await guest.stdin.write(b"go\n")
+    await asyncio.sleep(0.5)
+    await guest.abandon()
+    await asyncio.sleep(2)
+    second = await adopt_guest(guest.pid, workspace.directory, workspace.directory)
+    workspace.guests = [second]
+    assert await second.wait() == 9
 
 
 @pytest.mark.asyncio

@@ -1,7 +1,8 @@
 """An attached run: one websocket from the settings to the exit code (frames: see api.messages).
 
 The workspace belongs to the websocket. When the client is gone, for whatever reason, the guest is ended; an ephemeral
-workspace is then deleted by the fleet, with nobody left to ask.
+workspace is then deleted by the fleet, with nobody left to ask. When the agent is gone, the guest goes on without a
+client: the next agent has its exit code.
 """
 
 import asyncio
@@ -53,6 +54,9 @@ async def _run(request: web.Request, socket: web.WebSocketResponse) -> None:
         begun.set_result(life.guest)
         await _tell(socket, {"type": "started", "name": supervisor.record.name})
         await supervisor.ended()
+        if supervisor.released:
+            name = supervisor.record.name
+            raise ApiError("busy", f"the agent ends; workspace {name} goes on", f"microagent logs {name} -f")
     finally:
         listening.cancel()
         await supervisor.kill()

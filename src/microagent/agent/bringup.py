@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
-from pathlib import Path
 
 from microagent.agent.config import Config, resolvers
 from microagent.agent.keeper import Keeper
+from microagent.agent.leftovers import clear
 from microagent.agent.mediators import Mediator
 from microagent.agent.output import Output, Sink
-from microagent.agent.services import Services
+from microagent.agent.services import Services, netns_directory, sockets_directory
 from microagent.agent.undo import acquire
 from microagent.api.control import MediatorSettings
 from microagent.api.link import GATEWAY, GUEST_MAC
@@ -33,6 +33,7 @@ from microagent.pki.ca import create_ca
 from microagent.policy.model import Mode
 from microagent.policy.parse import entries_to_json
 from microagent.workspace.egress import Egress
+from microagent.workspace.files import ensure_directory
 from microagent.workspace.record import Record
 from microagent.workspace.store import EGRESS, OVERLAY
 
@@ -65,24 +66,40 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
         await make_overlay(overlay, _OVERLAY_MIB)
 
     services.ledger.note(record.name)
-    undo.callback(services.ledger.forget, record.name)
+    undo.push_async_callback(asyncio.to_thread, clear, services, record.name)
+    place = sockets_directory(services.config) / record.name
+    ensure_directory(place, 0o700)
     network = await _network(services, record, undo)
-    keeper = await _mediator(services, record, network, undo)
+    keeper = await keep_mediated(services, record, network, undo)
+    services.ledger.note(record.name, mediator=keeper.mediator.pid)
     await asyncio.to_thread(network.raise_tap)
-    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, network)), _end)
+    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, network)), end_guest)
     network.close_tap()
-    services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
-    keeper.replaced = lambda: services.ledger.note(record.name, (keeper.mediator.pid, guest.pid))
+    life = await attend(services, record, network, keeper, guest, sink, undo)
+    await _ready(guest)
+    return life
+
+
+async def attend(
+    services: Services,
+    record: Record,
+    network: Network,
+    keeper: Keeper,
+    guest: Guest,
+    sink: Sink | None,
+    undo: AsyncExitStack,
+) -> Life:
+    """Notes who runs, and reads the guest's output from now on."""
+
+    def note() -> None:
+        services.ledger.note(record.name, mediator=keeper.mediator.pid, guest=guest.pid)
+
+    note()
+    keeper.replaced = note
     output = Output(services.store, record.name, sink)
     pumping = asyncio.create_task(output.pump(guest.output))
     undo.push_async_callback(_finished, guest, output, pumping)
-    await _ready(guest)
     return Life(record, network, keeper, guest, output, pumping)
-
-
-def netns_directory(config: Config) -> Path:
-    """Where the network namespaces are kept, one file a workspace."""
-    return config.run_dir / "netns"
 
 
 async def _network(services: Services, record: Record, undo: AsyncExitStack) -> Network:
@@ -91,7 +108,11 @@ async def _network(services: Services, record: Record, undo: AsyncExitStack) -> 
     return await acquire(undo, making, lambda network: asyncio.to_thread(network.remove))
 
 
-async def _mediator(services: Services, record: Record, network: Network, undo: AsyncExitStack) -> Keeper:
+async def keep_mediated(
+    services: Services, record: Record, network: Network, undo: AsyncExitStack, running: Mediator | None = None
+) -> Keeper:
+    """A keeper for the mediator that is `running`, or for a new one."""
+    place = sockets_directory(services.config) / record.name
     log_fd = services.store.open_log(record.name, EGRESS)
     undo.callback(os.close, log_fd)
 
@@ -99,11 +120,13 @@ async def _mediator(services: Services, record: Record, network: Network, undo: 
         # The policy may have changed since the start: the store has the one of now.
         now = await asyncio.to_thread(services.store.load, record.name)
         settings = await asyncio.to_thread(settings_of, services, now)
-        return await services.mediators.spawn(settings, network.sockets, log_fd, network.new_drops)
+        sockets = await asyncio.to_thread(network.mediator_sockets)
+        return await services.mediators.spawn(settings, sockets, log_fd, place, network.new_drops)
 
-    first = await acquire(undo, spawn(), Mediator.stop)
-    keeper = Keeper(record.name, network, first, spawn)
-    # By then it may be another one than the first.
+    if running is None:
+        running = await acquire(undo, spawn(), Mediator.stop)
+    keeper = Keeper(record.name, network, running, spawn)
+    # By then it may be another one than this one.
     undo.push_async_callback(lambda: keeper.mediator.stop())
     return keeper
 
@@ -163,6 +186,7 @@ def _guest_spec(services: Services, record: Record, image: Image, network: Netwo
         uid=record.guest_uid,
         gid=record.guest_uid,
         directory=services.store.path(record.name),
+        sockets=sockets_directory(config) / record.name,
     )
 
 
@@ -185,7 +209,7 @@ async def _ready(guest: Guest) -> None:
         ended.cancel()
 
 
-async def _end(guest: Guest) -> None:
+async def end_guest(guest: Guest) -> None:
     """Ends a guest whose time is over, whatever it says, and waits until it is gone."""
     guest.kill()
     try:
@@ -197,5 +221,5 @@ async def _end(guest: Guest) -> None:
 async def _finished(guest: Guest, output: Output, pumping: asyncio.Task[None]) -> None:
     """Ends the guest while its output is still being read: it waits until all of it was."""
     output.detach()
-    await _end(guest)
+    await end_guest(guest)
     await pumping

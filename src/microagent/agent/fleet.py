@@ -1,4 +1,4 @@
-"""All workspaces of this host: found at start, made, deleted, and stopped when the agent goes down."""
+"""All workspaces of this host: found at start, made, deleted, and let go or stopped when the agent goes down."""
 
 import asyncio
 import contextlib
@@ -67,10 +67,21 @@ class Fleet:
         removed = self.services.store.remove(name)
         return removed or supervisor is not None
 
-    async def close(self) -> None:
-        """Stops every workspace, all at once, each within its grace period; no new ones are made from now on."""
+    async def adopt(self) -> None:
+        """Takes over all that an earlier agent left running."""
+        await asyncio.gather(*(supervisor.adopt() for supervisor in self.all() if supervisor.live))
+
+    async def close(self, *, stop: bool) -> None:
+        """Ends all that this agent does; no new workspaces are made from now on.
+
+        With `stop` every workspace is stopped, all at once, each within its grace period. Without, those that run are
+        left to the next agent, and only those that are just starting or stopping are ended.
+        """
         self._closing = True
-        await asyncio.gather(*(self._stop(supervisor) for supervisor in self.all() if supervisor.live))
+        live = [supervisor for supervisor in self.all() if supervisor.live]
+        if not stop:
+            await asyncio.gather(*(supervisor.release() for supervisor in live))
+        await asyncio.gather(*(self._stop(supervisor) for supervisor in live if not supervisor.released))
 
     async def _stop(self, supervisor: Supervisor) -> None:
         # One that is stopping already only needs waiting for.

@@ -7,12 +7,11 @@ again until the next boot; it is signalled through a pidfd that was opened befor
 
 import json
 import os
+import select
 import signal
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from microagent.errors import HostError
 from microagent.workspace.files import ensure_directory, listing, open_directory, write_atomic
 
 
@@ -32,6 +31,40 @@ class Process:
             raise ProcessLookupError(pid) from error
         # proc(5): the second field is in parentheses and may hold anything; the start time is the 22nd.
         return cls(pid, int(stat[stat.rindex(b")") + 2 :].split()[19]))
+
+    def alive(self) -> bool:
+        """Whether it runs; one that has ended and waits to be reaped does not."""
+        try:
+            return Process.of(self.pid) == self and self._status("State")[:1] not in ("Z", "X")
+        except ProcessLookupError:
+            return False
+
+    def runs(self, program: str, uid: int) -> bool:
+        """Whether it is alive as this user, and in all of its ids, with a program of that name."""
+        try:
+            executed = Path(f"/proc/{self.pid}/exe").readlink().name.removesuffix(" (deleted)")
+            return executed == program and set(self._status("Uid").split()) == {str(uid)} and self.alive()
+        except OSError:
+            return False
+
+    def wait(self) -> None:
+        """Returns when it has ended."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.alive():
+                select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
+
+    def _status(self, field: str) -> str:
+        try:
+            lines = Path(f"/proc/{self.pid}/status").read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError as error:
+            raise ProcessLookupError(self.pid) from error
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{field}:"))
 
     def kill(self) -> bool:
         """Ends it; False when it has ended already."""
@@ -62,15 +95,15 @@ class Ledger:
         """Gives the directory's descriptor back."""
         os.close(self._fd)
 
-    def note(self, name: str, pids: Iterable[int] = ()) -> None:
-        """Says that workspace `name` has kernel objects, and these processes."""
-        processes = []
-        for pid in pids:
+    def note(self, name: str, **pids: int) -> None:
+        """Says that workspace `name` has kernel objects, and these processes, by what they are to it."""
+        processes = {}
+        for role, pid in pids.items():
             try:
                 process = Process.of(pid)
             except ProcessLookupError:
                 continue
-            processes.append([process.pid, process.started])
+            processes[role] = [process.pid, process.started]
         write_atomic(self._fd, f"{name}.json", json.dumps(processes).encode())
 
     def forget(self, name: str) -> None:
@@ -80,19 +113,19 @@ class Ledger:
         except FileNotFoundError:
             return
 
-    def left(self) -> dict[str, list[Process]]:
-        """Workspaces of which an earlier agent may have left something, with their processes."""
-        found = {}
-        for entry in listing(self._fd):
-            name, dot, suffix = entry.rpartition(".")
-            if dot and suffix == "json" and not name.startswith("."):
-                found[name] = self._processes(entry)
-        return found
+    def left(self) -> list[str]:
+        """Workspaces of which an earlier agent may have left something."""
+        names = (entry.rpartition(".") for entry in listing(self._fd))
+        return [name for name, dot, suffix in names if dot and suffix == "json" and not name.startswith(".")]
 
-    def _processes(self, entry: str) -> list[Process]:
-        fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+    def processes(self, name: str) -> dict[str, Process]:
+        """The processes that were noted for a workspace: `guest`, `mediator`. None of them need be there any more."""
+        try:
+            fd = os.open(f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except FileNotFoundError:
+            return {}
         with os.fdopen(fd, "rb") as file:
             try:
-                return [Process(int(pid), int(started)) for pid, started in json.load(file)]
-            except (ValueError, TypeError) as error:
-                raise HostError(f"{entry} in the run directory is damaged: {error}") from error
+                return {role: Process(int(pid), int(started)) for role, (pid, started) in json.load(file).items()}
+            except (ValueError, TypeError, AttributeError):
+                return {}  # not ours: what is there is found without it

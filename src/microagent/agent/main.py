@@ -1,4 +1,4 @@
-"""The agent's process: one a state directory, from its lock to its last workspace stopped."""
+"""The agent's process: one a state directory, from its lock to its last workspace stopped, or let go."""
 
 import asyncio
 import fcntl
@@ -7,18 +7,18 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from microagent import __version__
-from microagent.agent.bringup import netns_directory
 from microagent.agent.config import Config, load
 from microagent.agent.fleet import Fleet
 from microagent.agent.ledger import Ledger
 from microagent.agent.peers import group_id, listen
 from microagent.agent.server import application
-from microagent.agent.services import Services
+from microagent.agent.services import Services, netns_directory, sockets_directory
 from microagent.agent.spawner import Spawner
 from microagent.agent.sweep import sweep
 from microagent.errors import ApiError, HostError
@@ -34,7 +34,10 @@ _LAST_WORDS = 1.0
 
 
 def main(config_file: Path | None = None) -> None:
-    """Runs until SIGTERM or SIGINT. HostError when it cannot start, PolicyError for a wrong configuration."""
+    """Runs until SIGTERM, which leaves workspaces running for the next agent, or SIGINT, which stops them.
+
+    HostError when it cannot start, PolicyError for a wrong configuration.
+    """
     if os.geteuid() != 0:
         raise HostError("the agent needs root", "sudo microagent agent")
     logging.basicConfig(
@@ -46,6 +49,7 @@ def main(config_file: Path | None = None) -> None:
     ensure_directory(config.state_dir, 0o700)
     # Members of the group must reach the socket, and nothing else in here is theirs to read.
     ensure_directory(config.run_dir, 0o711)
+    ensure_directory(sockets_directory(config), 0o700)
     with _alone(config.state_dir), _alone(config.run_dir):
         asyncio.run(_serve(config))
 
@@ -69,9 +73,9 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 async def _serve(config: Config) -> None:
-    going_down = asyncio.Event()
+    told: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, going_down.set)
+        asyncio.get_running_loop().add_signal_handler(number, told.put_nowait, number)
     async with _fleet(config) as fleet, AsyncExitStack() as last:
         group = group_id()
         runner = web.AppRunner(application(fleet, group), shutdown_timeout=_LAST_WORDS)
@@ -81,9 +85,9 @@ async def _serve(config: Config) -> None:
         last.callback(config.socket.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
         log.info("ready version=%s pid=%d socket=%s", __version__, os.getpid(), config.socket)
-        await going_down.wait()
-        log.info("going down")
-        await fleet.close()
+        stop = await told.get() == signal.SIGINT
+        log.info("going down, workspaces are %s", "stopped" if stop else "left running")
+        await fleet.close(stop=stop)
 
 
 @asynccontextmanager
@@ -93,14 +97,21 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         stack.callback(store.close)
         ledger = Ledger(config.run_dir)
         stack.callback(ledger.close)
-        stack.callback(release_directory, netns_directory(config))
+        stack.callback(_tidy, netns_directory(config))
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
         services = Services(config, store, ledger, mediators, images)
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))
         # Once more after the server has gone: a request may have started one while the others were stopped.
-        stack.push_async_callback(fleet.close)
+        stack.push_async_callback(partial(fleet.close, stop=False))
+        await fleet.adopt()
         yield fleet
+
+
+def _tidy(directory: Path) -> None:
+    """Undo the mount over the directory of namespaces, when none is left in it."""
+    if directory.exists() and not any(directory.iterdir()):
+        release_directory(directory)
 
 
 def _pem_texts(files: tuple[Path, ...]) -> tuple[str, ...]:

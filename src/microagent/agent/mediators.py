@@ -1,22 +1,28 @@
 """The agent's side of the mediators: the nursery that forks them, and the line to each one.
 
-A mediator's line ends when the mediator does, however it ended: that is how its death is noticed, at once.
+A mediator listens on a unix socket that was made for it, so that the next agent can take it over. Its line ends when
+the mediator does, however it ended: that is how its death is noticed, at once.
 """
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from microagent.api.control import Assembler, MediatorSettings, Message, encode, receive, send
+from microagent.api.lines import connect, listen
 from microagent.errors import HostError
 from microagent.host.sockets import MediatorSockets
 
 # What the kernel dropped since it was last asked: class -> (packets, bytes).
 Drops: TypeAlias = Callable[[], dict[str, tuple[int, int]]]
 
+_LINE = "mediator"
 _READY_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 # Counters are read at most this often, however much is dropped.
@@ -48,18 +54,17 @@ class Nursery:
         return nursery
 
     async def spawn(
-        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, drops: Drops
+        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, place: Path, drops: Drops
     ) -> "Mediator":
-        """Fork a mediator and wait until it is ready to decide. HostError when it does not come up."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                descriptors = (theirs.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
-                answer = await self._ask({"spawn": settings.to_message()}, descriptors)
-            mediator = Mediator(int(answer["pid"]), ours, drops)
-        except BaseException:
-            ours.close()
-            raise
+        """Fork a mediator that answers in the directory `place`, and wait until it is ready to decide.
+
+        HostError when it does not come up.
+        """
+        with listen(place, _LINE) as listener:
+            descriptors = (listener.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
+            answer = await self._ask({"spawn": settings.to_message()}, descriptors)
+            line = connect(place, _LINE)
+        mediator = Mediator(int(answer["pid"]), line, drops)
         await mediator.start()
         return mediator
 
@@ -85,6 +90,10 @@ class Mediator:
 
     def __init__(self, pid: int, line: socket.socket, drops: Drops) -> None:
         self.pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = -1  # it has ended already, as its line will tell
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._socket = line
         self._drops = drops
@@ -92,6 +101,14 @@ class Mediator:
         self._answers: asyncio.Queue[Message] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = ""
+
+    @classmethod
+    async def adopt(cls, pid: int, place: Path, drops: Drops) -> "Mediator":
+        """Take over one that an earlier agent started; HostError when it does not answer in `place`."""
+        mediator = cls(pid, connect(place, _LINE), drops)
+        await mediator.start()
+        await mediator._send({"drops": await asyncio.to_thread(drops)})
+        return mediator
 
     async def start(self) -> None:
         """Wait until it is ready."""
@@ -125,8 +142,9 @@ class Mediator:
 
     def kill(self) -> None:
         """End it without a word."""
-        if not self.ended.done():
-            os.kill(self.pid, 9)
+        if not self.ended.done() and self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     # --- the line
 
@@ -143,6 +161,10 @@ class Mediator:
             pass
         assert self._writer is not None  # noqa: S101  (start made it)
         self._writer.close()
+        # One that closed its line and lives on is none that anybody answers for.
+        self.kill()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
         self._answers.put_nowait({"gone": True})
         self.ended.set_result(self._stopping or "died")
 

@@ -1,12 +1,23 @@
 """What all workspaces of one agent share."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
 from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
 from microagent.workspace.store import Store
+
+
+def netns_directory(config: Config) -> Path:
+    """Where the network namespaces are kept, one file a workspace."""
+    return config.run_dir / "netns"
+
+
+def sockets_directory(config: Config) -> Path:
+    """Where guests and mediators listen for the agent, one directory a workspace."""
+    return config.run_dir / "sockets"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from microagent.agent.mediators import Drops, Mediator, Nursery
 from microagent.api.control import MediatorSettings
@@ -30,15 +31,17 @@ class Spawner:
         finally:
             await spawner._nursery.close()
 
-    async def spawn(self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, drops: Drops) -> Mediator:
+    async def spawn(
+        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, place: Path, drops: Drops
+    ) -> Mediator:
         """As `Nursery.spawn`, tried once more from a new nursery when the old one is gone."""
         nursery = self._nursery
         try:
-            return await nursery.spawn(settings, sockets, log_fd, drops)
+            return await nursery.spawn(settings, sockets, log_fd, place, drops)
         except ConnectionError as error:
             log.warning("nursery gone error=%r", str(error))
             await self._renew(nursery)
-        return await self._nursery.spawn(settings, sockets, log_fd, drops)
+        return await self._nursery.spawn(settings, sockets, log_fd, place, drops)
 
     async def _renew(self, gone: Nursery) -> None:
         async with self._renewing:

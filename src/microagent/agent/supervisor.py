@@ -3,12 +3,13 @@
 How this works: one task is one life, from start to the last thing undone. Wishes (stop, kill) only nudge that task
 and wait for it; the table in workspace.states says which wish fits when. So there is one place where things end,
 however they end: the guest's command is over, it was stopped, the mediator could not be kept, the agent goes down.
+Only a life that is released ends here without ending there: guest and mediator go on, for the next agent.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from microagent.agent.change import apply_egress
 from microagent.agent.output import Sink
 from microagent.agent.services import Services
 from microagent.agent.summary import denied
+from microagent.agent.takeover import GuestGone, take_over
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, MicroagentError
 from microagent.workspace.egress import Egress
@@ -49,6 +51,7 @@ class Supervisor:
         self._over = over
         self._task: asyncio.Task[None] | None = None
         self._failure: MicroagentError | None = None
+        self.released = False
         self._changing = asyncio.Lock()
 
     @property
@@ -59,9 +62,24 @@ class Supervisor:
     async def start(self, sink: Sink | None = None) -> Life:
         """Starts it and returns when the guest runs. The reason why it does not is raised."""
         self._enter(Event.START, reason="", exit_code=None, started=_now(), spec=self._spec_of_now())
+        return await self._begin(lambda undo: bring_up(self._services, self.record, sink, undo))
+
+    async def adopt(self) -> None:
+        """Takes over what an earlier agent left running; what cannot be is ended, and the record says why."""
+        with contextlib.suppress(MicroagentError):
+            await self._begin(lambda undo: take_over(self._services, self.record, undo))
+
+    async def release(self) -> None:
+        """Lets go of a workspace that runs, so that this agent may end; returns when nothing of it is read any more."""
+        if self._task and self.life and self.record.state is State.RUNNING:
+            self.released = True
+            self._task.cancel()
+            await self.ended()
+
+    async def _begin(self, begin: Callable[[AsyncExitStack], Awaitable[Life]]) -> Life:
         self._failure = None
         ready: asyncio.Future[Life] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._live(ready, sink), name=f"workspace {self.record.name}")
+        self._task = asyncio.create_task(self._live(ready, begin), name=f"workspace {self.record.name}")
         self._task.add_done_callback(lambda _: ready.cancel())
         await asyncio.wait([ready])
         if not ready.cancelled():
@@ -82,7 +100,9 @@ class Supervisor:
         return forced
 
     async def kill(self) -> None:
-        """Ends it at once; fine when it has ended already."""
+        """Ends it at once; fine when it has ended already. One that was released is nobody's to end here."""
+        if self.released:
+            return
         if self.record.state in (State.STARTING, State.RUNNING):
             starting = self.record.state is State.STARTING
             self._enter(Event.STOP, reason="killed")
@@ -128,19 +148,31 @@ class Supervisor:
         if self._task:
             await asyncio.wait([self._task])
 
-    async def _live(self, ready: "asyncio.Future[Life]", sink: Sink | None) -> None:
+    async def _live(self, ready: "asyncio.Future[Life]", begin: Callable[[AsyncExitStack], Awaitable[Life]]) -> None:
         try:
             async with AsyncExitStack() as undo:
-                life = await bring_up(self._services, self.record, sink, undo)
+                life = await begin(undo)
                 self.record, self.life = replace(life.record, state=self.record.state), life
-                self._enter(Event.UP)
+                if self.record.state is State.STARTING:
+                    self._enter(Event.UP)
                 ready.set_result(life)
-                code = await self._until_over(life)
+                try:
+                    code = await self._until_over(life)
+                except asyncio.CancelledError:
+                    if self.released:
+                        undo.pop_all()
+                        await _let_go(life)
+                    raise
                 if self.record.state is State.RUNNING:
                     self._enter(Event.OVER, reason=f"the command ended with {code}")
                 self._note(exit_code=code)
             self._enter(Event.DOWN)
         except asyncio.CancelledError:
+            if not self.released:
+                self._enter(Event.DOWN)
+        except GuestGone as error:
+            self._failure = error
+            self._enter(Event.OVER, reason=error.what)
             self._enter(Event.DOWN)
         except (MicroagentError, OSError) as error:
             self._fail(error if isinstance(error, MicroagentError) else HostError(str(error)))
@@ -149,8 +181,9 @@ class Supervisor:
             self._fail(HostError("the agent made a mistake; its log has the details"))
         finally:
             self.life = None
-            await self._sum_up()
-            self._over(self)
+            if not self.released:
+                await self._sum_up()
+                self._over(self)
 
     async def _until_over(self, life: Life) -> int | None:
         """The guest's exit code; None when it was ended on purpose. HostError when it or its mediator failed."""
@@ -216,6 +249,13 @@ class Supervisor:
             self._services.store.save(self.record)
         except (HostError, OSError) as error:
             log.error("not saved workspace=%s reason=%r", self.record.name, str(error))
+
+
+async def _let_go(life: Life) -> None:
+    """What was read of its output is logged; the rest waits in the guest."""
+    life.output.detach()
+    await life.guest.abandon()
+    await life.pumping
 
 
 async def _shut_down(life: Life) -> bool:

@@ -1,12 +1,11 @@
-"""Cleaning up after an agent that was killed: its guests, mediators and namespaces, and what the store says of them."""
+"""What an earlier agent left: cleaned up, but for the workspaces that run, which are the fleet's to take over."""
 
 import logging
 from dataclasses import replace
 
-from microagent.agent.bringup import netns_directory
+from microagent.agent.leftovers import clear
 from microagent.agent.services import Services
 from microagent.errors import HostError
-from microagent.host import netns
 from microagent.workspace.record import Record
 from microagent.workspace.states import LIVE, State
 
@@ -14,27 +13,28 @@ log = logging.getLogger(__name__)
 
 
 def sweep(services: Services) -> list[Record]:
-    """Ends what is left over, and returns the workspaces there are, none of them running.
-
-    No guest runs without the agent that watches its mediator: enforcement would hold, but nobody would repair it.
-    """
-    for name, processes in services.ledger.left().items():
-        for process in processes:
-            if process.kill():
-                log.warning("ended leftover workspace=%s pid=%d", name, process.pid)
-        netns.remove(netns_directory(services.config) / name)
-        services.ledger.forget(name)
-    return [record for name in services.store.names() if (record := _settled(services, name))]
+    """Ends what is left over, and returns the workspaces there are. Those that are `running` may really run."""
+    found = [record for name in services.store.names() if (record := _loaded(services, name))]
+    running = {record.name for record in found if record.state is State.RUNNING}
+    for name in services.ledger.left():
+        if name not in running:
+            clear(services, name)
+    return [settled for record in found if (settled := _settled(services, record))]
 
 
-def _settled(services: Services, name: str) -> Record | None:
+def _loaded(services: Services, name: str) -> Record | None:
     try:
-        record = services.store.load(name)
+        return services.store.load(name)
     except HostError as error:
         log.error("damaged workspace=%s reason=%r", name, error.what)
         return None
+
+
+def _settled(services: Services, record: Record) -> Record | None:
+    if record.state is State.RUNNING:
+        return record
     if record.spec.ephemeral:
-        services.store.remove(name)
+        services.store.remove(record.name)
         return None
     if record.state not in LIVE:
         return record

@@ -55,22 +55,35 @@ class Lab:
         self.directory.chmod(0o711)  # as /run/microagent: the guest's uid passes through, and sees nothing
         self.socket = self.directory / "run" / "agent.sock"
         self.state = self.directory / "state"
-        config = self.directory / "agent.yaml"
+        config = self._config_file = self.directory / "agent.yaml"
         # JSON is YAML, and leaves nothing to quote.
         config.write_text(json.dumps(self._config(guest_dir)), "utf-8")
         self.log = self.directory / "agent.log"
-        with self.log.open("wb") as log:
-            self.agent = subprocess.Popen(
-                # When this process dies without a word, so does the agent.
-                ["setpriv", "--pdeathsig", "TERM", *self.argv_on_host("agent", "--config", str(config))],
+        self.agent = self._spawn()
+        undo.callback(self.stop_agent)
+        self._await_agent()
+
+    def start_agent(self) -> None:
+        """Start the next agent, when one has ended; returns when it answers."""
+        self.agent = self._spawn()
+        self._await_agent()
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                # When this process dies without a word, so does the agent, and all that it runs.
+                ["setpriv", "--pdeathsig", "INT", *self.argv_on_host("agent", "--config", str(self._config_file))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**self.environment(), **self._agent_environment},
                 start_new_session=True,  # the terminal's Ctrl-C is for us: the agent ends when we say so
             )
-        undo.callback(self.stop_agent)
-        self._await_agent()
+
+    def end_agent(self, number: signal.Signals) -> None:
+        """Send the agent a signal that ends it, and wait until it has ended: SIGTERM leaves its workspaces running."""
+        self.agent.send_signal(number)
+        self.agent.wait(timeout=_AGENT_STOPS)
 
     def _config(self, guest_dir: Path) -> dict[str, Any]:
         return {
@@ -145,10 +158,10 @@ class Lab:
         return [mount for mount in found if mount.startswith(f"{self.directory}/")]
 
     def stop_agent(self) -> None:
-        """Ask the agent to end, and insist after a while. Idempotent."""
+        """Ask the agent to stop its workspaces and end, and insist after a while. Idempotent."""
         if self.agent.poll() is not None:
             return
-        self.agent.terminate()
+        self.agent.send_signal(signal.SIGINT)
         try:
             self.agent.wait(timeout=_AGENT_STOPS)
         except subprocess.TimeoutExpired:

@@ -12,15 +12,15 @@ _TAIL = 4096
 
 
 class Console:
-    """Takes the bytes of a serial line; `directory`/console.log is made anew at each boot."""
+    """Takes the bytes of a serial line; `directory`/console.log is made anew at each boot, or gone on with."""
 
-    def __init__(self, directory: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    def __init__(self, directory: Path, *, resume: bool = False) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_APPEND if resume else os.O_TRUNC)
         try:
             self._file = os.open(directory / "console.log", flags, 0o600)
         except OSError as error:
             raise HostError(f"the console log in {directory} cannot be written: {error.strerror}") from error
-        self._room = MAX_FILE
+        self._room = max(0, MAX_FILE - os.fstat(self._file).st_size)
         self._tail = b""
 
     def add(self, data: bytes) -> None:

@@ -89,6 +89,12 @@ class MarkedStream:
         return b"" if self.complete else self._kept
 
 
+# The port of stdin closes next, and this time that is the end of the input: it also closes when an agent dies.
+EOF = b"eof\n"
+# Asks for the last report again; an agent that has come anew needs the mark.
+AGAIN = b"again\n"
+
+
 def shutdown_request(seconds: int) -> bytes:
     """Asks for TERM to the command, and KILL after so many seconds."""
     return b"shutdown %d\n" % seconds

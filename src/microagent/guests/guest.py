@@ -8,11 +8,12 @@ pipes fill and its command waits.
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import cast
 
 from microagent.errors import HostError, Malformed
 from microagent.guests.console import Console
 from microagent.guests.control import (
+    AGAIN,
+    EOF,
     Exited,
     Failed,
     MarkedStream,
@@ -21,6 +22,7 @@ from microagent.guests.control import (
     parse_report_untrusted,
     shutdown_request,
 )
+from microagent.guests.process import Process
 
 STDOUT = 1
 STDERR = 2
@@ -32,6 +34,8 @@ _MAX_COMPLAINT = 8192
 _QUEUED = 16
 # A boot takes two seconds, and ten times that on a busy machine; one that hangs would hang for ever.
 _BOOT_SECONDS = 120
+# What init has sent before its report arrives well within this; nobody slows the reader of an adopted guest.
+_QUIET_SECONDS = 2
 # After its grace period init kills, syncs and reports, which takes well under this, also when emulated.
 _SHUTDOWN_SLACK = 10
 
@@ -41,8 +45,9 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class GuestInput:
     """The command's stdin."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, control: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self._control = control
 
     async def write(self, data: bytes) -> None:
         """Returns when the guest takes more; what a guest that has ended did not read is dropped silently."""
@@ -55,6 +60,7 @@ class GuestInput:
     async def eof(self) -> None:
         """No more input: the command reads end of file."""
         try:
+            self._control.write(EOF)
             self._writer.write_eof()
         except OSError:
             return
@@ -63,7 +69,8 @@ class GuestInput:
 class Guest:
     """A running guest. Its output must be read (`output`), or the guest stops when the pipes are full."""
 
-    def __init__(self, process: asyncio.subprocess.Process, streams: list[Stream], console: Console) -> None:
+    def __init__(self, process: Process, streams: list[Stream], console: Console) -> None:
+        """`streams` are those of `lines`, in their order: console, stdin, stdout, stderr, control."""
         self._process = process
         self._streams = streams
         self._console = console
@@ -76,8 +83,9 @@ class Guest:
         self._room.set()
         self._gone = False
         self._killed = False
+        self._adopted = False
         self.pid = process.pid
-        self.stdin = GuestInput(streams[1][1])
+        self.stdin = GuestInput(streams[1][1], streams[4][1])
         self.ready = asyncio.Event()
         self._readers = [
             asyncio.create_task(self._read_console()),
@@ -86,6 +94,14 @@ class Guest:
             asyncio.create_task(self._read_output(STDERR)),
         ]
         self._ending = asyncio.create_task(self._end())
+
+    @classmethod
+    def adopted(cls, process: Process, streams: list[Stream], console: Console) -> "Guest":
+        """A guest that an earlier agent started. What was on its way to that agent is lost; the rest goes on."""
+        guest = cls(process, streams, console)
+        guest._adopted = True
+        streams[4][1].write(AGAIN)
+        return guest
 
     @property
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
@@ -112,6 +128,17 @@ class Guest:
         if self._process.returncode is None:
             self._process.kill()
 
+    async def abandon(self) -> None:
+        """Lets go of the guest, which goes on; what it writes from now on waits for the next agent."""
+        self._ending.cancel()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.wait([self._ending, *self._readers])
+        for _, writer in self._streams:
+            writer.close()
+        self._console.close()
+        self._queue.put_nowait(None)
+
     async def shutdown(self, grace: int) -> bool:
         """TERM to the command, KILL after `grace` seconds; returns when the guest is gone.
 
@@ -129,19 +156,22 @@ class Guest:
             report = await self._follow_control()
             if isinstance(report, Exited):
                 await self._drain()
-        finally:
-            if self._process.returncode is None:
-                self._process.kill()
-            await self._process.wait()
-            # What is left is in the sockets' buffers, so it is bounded: take it, whether it is read or not.
-            self._gone = True
-            self._room.set()
-            self._marked.set()
-            await asyncio.gather(*self._readers)
-            self._queue.put_nowait(None)
-            for _, writer in self._streams:
-                writer.close()
-            self._console.close()
+        except Exception:
+            self.kill()
+            raise
+        # A cancelled task gets no further: the guest goes on (see `abandon`).
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        # What is left is in the sockets' buffers, so it is bounded: take it, whether it is read or not.
+        self._gone = True
+        self._room.set()
+        self._marked.set()
+        await asyncio.gather(*self._readers)
+        self._queue.put_nowait(None)
+        for _, writer in self._streams:
+            writer.close()
+        self._console.close()
         if isinstance(report, Exited):
             return report.code
         if self._killed:
@@ -159,16 +189,16 @@ class Guest:
     async def _follow_control(self) -> Report | None:
         """The last report: how the command ended, or why it did not start; None when the guest died before."""
         reader = self._streams[4][0]
-        patience: int | None = _BOOT_SECONDS
+        patience = None if self._adopted else _BOOT_SECONDS
         while True:
             try:
                 line = await asyncio.wait_for(reader.readuntil(b"\n"), patience)
                 report = parse_report_untrusted(line[:-1])
-            except asyncio.IncompleteReadError:
+            except (asyncio.IncompleteReadError, ConnectionError):
                 return None
             except TimeoutError:
                 return Failed(f"its kernel did not start within {_BOOT_SECONDS} s")
-            except (asyncio.LimitOverrunError, Malformed, ConnectionError):
+            except (asyncio.LimitOverrunError, Malformed):
                 return Failed("its init was not ours: it sent what is not a report")
             if isinstance(report, Exited | Failed):
                 return report
@@ -183,7 +213,10 @@ class Guest:
         """Waits until all that the command wrote has been read, or no more can come."""
         while not all(s.complete for s in self._output.values()) and not all(r.done() for r in self._readers[2:]):
             self._moved.clear()
-            await self._moved.wait()
+            try:
+                await asyncio.wait_for(self._moved.wait(), _QUIET_SECONDS if self._adopted else None)
+            except TimeoutError:
+                return  # the mark went to the agent before us
 
     async def _read_output(self, number: int) -> None:
         stream = self._output[number]
@@ -205,8 +238,7 @@ class Guest:
             self._console.add(data)
 
     async def _read_complaint(self) -> None:
-        stderr = cast(asyncio.StreamReader, self._process.stderr)
-        while data := await _chunk(stderr):
+        while self._process.stderr and (data := await _chunk(self._process.stderr)):
             self._complaint = (self._complaint + data)[-_MAX_COMPLAINT:]
 
 

@@ -1,36 +1,41 @@
 """Runs a guest: one QEMU process, unprivileged, that is given descriptors and opens nothing of worth by itself.
 
 How this works. The agent opens the disks and passes the descriptors (`-add-fd`); boot disk and tap come
-as descriptors as well, and five socket pairs carry the console and the command's stdin, stdout, stderr and control
-(virtio ports 1 to 4; what the last one says is in `control`). QEMU runs under a user of its own with
-seccomp on and needs no other right than /dev/kvm's group. What happens then is `guest`'s.
+as descriptors as well, and five listening sockets (see `lines`) carry the console and the command's stdin, stdout,
+stderr and control (virtio ports 1 to 4; what the last one says is in `control`). QEMU goes on when the agent is gone,
+and `adopt_guest` finds it again. It runs under a user of its own with seccomp on and needs no other right than
+/dev/kvm's group. What happens then is `guest`'s.
 """
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from microagent.api.lines import connect, listen
 from microagent.errors import HostError
 from microagent.guests.accelerator import QEMU, Accelerator, find_accelerator, kvm_groups
 from microagent.guests.console import Console
-from microagent.guests.guest import Guest
+from microagent.guests.guest import Guest, Stream
+from microagent.guests.process import Adopted
 from microagent.guests.tools import missing
 
-__all__ = ["Guest", "GuestSpec", "start_guest"]
+__all__ = ["Guest", "GuestSpec", "adopt_guest", "start_guest"]
 
 _CHUNK = 64 << 10
+WORKSPACE_VARIABLE = "MICROAGENT_WORKSPACE"
 _PORTS = ("stdin", "stdout", "stderr", "control")
+LINES = ("console", *_PORTS)
 
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
     """What a guest is made of. `overlay` is a writable ext4 (`disk.make_overlay`), `bootdisk` a tar
     (`bootdisk.make_bootdisk`), `tap_fd` an open tap or None for a guest without a network, `directory` where the
-    console log goes. QEMU runs as `uid` and `gid`; `accelerator` is found out when it is not given."""
+    console log goes, `sockets` (root's alone) where an agent finds the guest again. QEMU runs as `uid` and `gid`;
+    `accelerator` is found out when it is not given."""
 
     kernel: Path
     initramfs: Path
@@ -44,6 +49,7 @@ class GuestSpec:
     uid: int
     gid: int
     directory: Path
+    sockets: Path
     accelerator: Accelerator | None = None
 
 
@@ -80,11 +86,11 @@ def qemu_arguments(spec: GuestSpec, accelerator: Accelerator, fds: Descriptors) 
     arguments += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     arguments += ["-kernel", f"/dev/fd/{fds.kernel}", "-initrd", f"/dev/fd/{fds.initramfs}"]
     arguments += ["-append", kernel_command_line(accelerator)]
-    arguments += ["-chardev", f"socket,id=console,fd={fds.console}", "-serial", "chardev:console"]
+    arguments += ["-chardev", _listening("console", fds.console), "-serial", "chardev:console"]
     # First, so that the guest numbers its ports vport0p1 and on.
     arguments += ["-device", "virtio-serial-device,max_ports=5"]
     for number, (name, descriptor) in enumerate(zip(_PORTS, fds.ports, strict=True), start=1):
-        arguments += ["-chardev", f"socket,id=port{number},fd={descriptor}"]
+        arguments += ["-chardev", _listening(f"port{number}", descriptor)]
         arguments += ["-device", f"virtserialport,nr={number},chardev=port{number},name={name}"]
     # The guest numbers its disks in this order: vda, vdb, vdc.
     arguments += _disk("rootfs", fds.rootfs, 1, "read-only=on")
@@ -94,6 +100,10 @@ def qemu_arguments(spec: GuestSpec, accelerator: Accelerator, fds: Descriptors) 
         arguments += ["-netdev", f"tap,id=net,fd={spec.tap_fd}"]
         arguments += ["-device", f"virtio-net-device,netdev=net,mac={spec.mac}"]
     return arguments
+
+
+def _listening(ident: str, descriptor: int) -> str:
+    return f"socket,id={ident},fd={descriptor},server=on,wait=off"
 
 
 def _disk(name: str, descriptor: int, number: int, option: str) -> list[str]:
@@ -121,14 +131,8 @@ async def start_guest(spec: GuestSpec) -> Guest:
             stack.callback(os.close, descriptor)
             return descriptor
 
-        pairs = [socket.socketpair() for _ in range(5)]
-        ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        for one in theirs:
-            stack.callback(one.close)
+        listeners = [stack.enter_context(listen(spec.sockets, name)) for name in LINES]
         on_failure = stack.enter_context(ExitStack())
-        streams = [await asyncio.open_connection(sock=one, limit=_CHUNK) for one in ours]
-        for _, writer in streams:
-            on_failure.callback(writer.close)
         writable = os.memfd_create("bootdisk")
         stack.callback(os.close, writable)
         os.write(writable, spec.bootdisk)
@@ -138,8 +142,8 @@ async def start_guest(spec: GuestSpec) -> Guest:
             rootfs=opened(spec.rootfs, os.O_RDONLY),
             overlay=opened(spec.overlay, os.O_RDWR | os.O_NOFOLLOW),
             bootdisk=opened(Path(f"/proc/self/fd/{writable}"), os.O_RDONLY),
-            console=theirs[0].fileno(),
-            ports=tuple(one.fileno() for one in theirs[1:]),
+            console=listeners[0].fileno(),
+            ports=tuple(one.fileno() for one in listeners[1:]),
         )
         inherited = [fds.kernel, fds.initramfs, fds.rootfs, fds.overlay, fds.bootdisk, fds.console, *fds.ports]
         if spec.tap_fd is not None:
@@ -147,8 +151,32 @@ async def start_guest(spec: GuestSpec) -> Guest:
         console = Console(spec.directory)
         on_failure.callback(console.close)
         process = await _spawn(spec, qemu_arguments(spec, accelerator, fds), inherited, kvm=accelerator.kvm)
+        on_failure.callback(process.kill)
+        streams = await _connect(spec.sockets)
         on_failure.pop_all()
     return Guest(process, streams, console)
+
+
+async def adopt_guest(pid: int, directory: Path, sockets: Path) -> Guest:
+    """Takes over a guest that an earlier agent started; HostError or ProcessLookupError when it is not to be had.
+
+    That the process is what it should be, the caller has made sure of.
+    """
+    process = Adopted(pid)
+    streams = await _connect(sockets)
+    return Guest.adopted(process, streams, Console(directory, resume=True))
+
+
+async def _connect(sockets: Path) -> list[Stream]:
+    """The control port comes last: when the guest can write to it, it can use all."""
+    with ExitStack() as on_failure:
+        streams = []
+        for name in LINES:
+            stream = await asyncio.open_connection(sock=connect(sockets, name), limit=_CHUNK)
+            on_failure.callback(stream[1].close)
+            streams.append(stream)
+        on_failure.pop_all()
+        return streams
 
 
 async def _spawn(
@@ -167,7 +195,8 @@ async def _spawn(
             extra_groups=kvm_groups() if kvm else [],
             start_new_session=True,
             cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath)},
+            # The variable is how a guest is found that was started by an agent which could not note it any more.
+            env={"PATH": os.environ.get("PATH", os.defpath), WORKSPACE_VARIABLE: str(spec.sockets)},
         )
     except FileNotFoundError as error:
         raise missing(QEMU) from error

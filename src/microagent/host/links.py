@@ -8,9 +8,11 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from microagent.api.link import GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, TAP
+from microagent.errors import HostError
 
 # linux/if_tun.h
 _TUNSETIFF = 0x400454CA
+_IFF_UP = 1  # netdevice(7)
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000  # lets QEMU hand over segments of up to 64 KiB instead of frames of 1500 bytes
@@ -54,6 +56,25 @@ def make_tap() -> int:
     return fd
 
 
+def verify() -> None:
+    """HostError unless the calling thread's namespace has a tap that is up, and no way out; sets the sysctls again.
+
+    Tunnels that some kernels put into every namespace are there too, and down.
+    """
+    with IPRoute() as ip:
+        up = {message.get_attr("IFLA_IFNAME") for message in ip.get_links() if message["flags"] & _IFF_UP}
+    if TAP not in up:
+        raise HostError("its tap is gone or down")
+    if up != {"lo", TAP}:
+        raise HostError(f"its network has interfaces that are not ours: {', '.join(sorted(up - {'lo', TAP}))}")
+    _set_sysctls()
+
+
+def _set_sysctls() -> None:
+    for name, value in _SYSCTLS.items():
+        Path("/proc/sys", name).write_text(value)
+
+
 def configure() -> None:
     """Address, routes, neighbour and sysctls, in the calling thread's namespace; the tap stays down."""
     with IPRoute() as ip:
@@ -61,8 +82,7 @@ def configure() -> None:
         tap = ip.link_lookup(ifname=TAP)[0]
         ip.link("set", index=lo, state="up")
         ip.link("set", index=tap, address=GATEWAY_MAC)
-        for name, value in _SYSCTLS.items():
-            Path("/proc/sys", name).write_text(value)
+        _set_sysctls()
         ip.addr("add", index=tap, address=str(GATEWAY.ip), prefixlen=GATEWAY.network.prefixlen)
         # Every address is local here, so that a tproxy socket can answer as any of them; nothing is routed on.
         ip.route("add", dst="0.0.0.0/0", oif=lo, type="local", scope="host")

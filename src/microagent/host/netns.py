@@ -61,6 +61,16 @@ def run_inside(path: Path, function: Callable[[], T]) -> T:
     return _in_thread(work)
 
 
+def run_in_scratch(function: Callable[[], T]) -> T:
+    """Run `function` in a namespace of its own that ends with it."""
+
+    def work() -> T:
+        _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
+        return function()
+
+    return _in_thread(work)
+
+
 def _in_thread(work: Callable[[], T]) -> T:
     result: list[T] = []
     failure: list[BaseException] = []

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from microagent.errors import HostError
 from microagent.host import links, netns, nft, sockets
 from microagent.host.ruleset import Steering
 from microagent.host.sockets import MediatorSockets
@@ -21,7 +22,7 @@ class Network:
     path: Path
     steering: Steering
     tap: int
-    sockets: MediatorSockets
+    _sockets: MediatorSockets | None
     _fingerprint: str = ""
     _reported: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -46,6 +47,26 @@ class Network:
         except BaseException:
             os.close(tap)
             raise
+
+    @classmethod
+    def adopt(cls, path: Path, steering: Steering) -> "Network":
+        """The network that an earlier agent built, for a guest that runs. HostError when it is not what it should be.
+
+        Its sysctls are set again; `repair` puts back rules that differ. The sockets are with the mediator; a new one
+        gets new ones.
+        """
+        expected = netns.run_in_scratch(lambda: _fingerprint_of(steering))
+        try:
+            netns.run_inside(path, links.verify)
+        except OSError as error:
+            raise HostError(f"its network is gone: {error.strerror or error}") from error
+        return cls(path, steering, -1, None, expected)
+
+    def mediator_sockets(self) -> MediatorSockets:
+        """The sockets for a mediator, made now where this agent has none."""
+        if self._sockets is None:
+            self._sockets = netns.run_inside(self.path, sockets.open_all)
+        return self._sockets
 
     def raise_tap(self) -> None:
         """Let the guest's frames in. Call it when the mediator is ready, not before."""
@@ -85,6 +106,15 @@ class Network:
 
         return netns.run_inside(self.path, work)
 
+    def count_from(self, reported: dict[str, tuple[int, int]]) -> None:
+        """What the log has already, so that `new_drops` begins after it: class -> (packets, bytes).
+
+        Where it has more, the rules were put back meanwhile and the kernel's counters began anew.
+        """
+        now = netns.run_inside(self.path, nft.counters)
+        known = {f"drop_{what}": figures for what, figures in reported.items()}
+        self._reported = {name: min(figures, known.get(name, (0, 0))) for name, figures in now.items()}
+
     def new_drops(self) -> dict[str, tuple[int, int]]:
         """What the kernel dropped or refused since the last call: counter of steer.nft -> (packets, bytes)."""
         now = netns.run_inside(self.path, nft.counters)
@@ -99,8 +129,20 @@ class Network:
     def remove(self) -> None:
         """Take everything down; fine to call twice."""
         self.close_tap()
-        self.sockets.close()
+        if self._sockets:
+            self._sockets.close()
+            self._sockets = None
         netns.remove(self.path)
+
+
+def _fingerprint_of(steering: Steering) -> str:
+    """What the rules look like in a namespace that has nothing but a tap."""
+    tap = links.make_tap()
+    try:
+        nft.apply(_ruleset(steering))
+        return nft.fingerprint()
+    finally:
+        os.close(tap)
 
 
 def _ruleset(steering: Steering) -> str:

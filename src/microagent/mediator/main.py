@@ -1,8 +1,8 @@
 """A mediator's life: from the fork to the last record.
 
 In order: take over the descriptors, build everything that needs root or files, give both up (`confine`), resume the
-log, say "ready" to the agent, and turn until the agent says stop or goes away. When the agent goes away there is
-nobody left to answer to: the mediator ends, and with it all egress.
+log, say "ready" to the agent, and turn until an agent says stop. When the agent goes away the mediator goes on by what
+it was told last: it decides, records, and denies what it cannot record. The next agent takes it over.
 """
 
 import os
@@ -11,17 +11,18 @@ import ssl
 import sys
 from ipaddress import ip_address, ip_network
 
-from microagent.api.control import Assembler, MediatorSettings, Message, encode
+from microagent.api.control import MediatorSettings, Message
 from microagent.audit.record import Event, Record
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
 from microagent.flows.records import policy_change
+from microagent.mediator.agent_line import AgentLine
 from microagent.mediator.confine import confine, descriptors_for
 from microagent.mediator.dns_server import DnsTcp, DnsUdp
 from microagent.mediator.journal import Journal
 from microagent.mediator.kernel_log import KernelLog
 from microagent.mediator.listener import Listener
-from microagent.mediator.reactor import IN, Reactor
+from microagent.mediator.reactor import Reactor
 from microagent.mediator.resolve import Resolver
 from microagent.mediator.services import Services, new_id, report_fault
 from microagent.mediator.tls import LeafContexts
@@ -34,11 +35,10 @@ from microagent.policy.stored import entries_from_json
 def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SSLContext) -> None:
     """Be the mediator of one workspace; returns when it is over.
 
-    `descriptors`: the line to the agent, the log, then the sockets of `host.sockets.MediatorSockets`.
+    `descriptors`: the listening socket for the agent, the log, then the sockets of `host.sockets.MediatorSockets`.
     """
     control_fd, log_fd, *sockets = descriptors
     control = socket.socket(fileno=control_fd)
-    control.setblocking(False)
     issuer = Issuer(settings.ca_cert.encode(), settings.ca_key.encode())
     confine(settings.uid, descriptors_for(settings.limits))
     reactor = Reactor(report_fault)
@@ -64,9 +64,8 @@ class Mediator:
 
     def __init__(self, services: Services, control: socket.socket, settings: MediatorSettings) -> None:
         self._services = services
-        self._control = control
+        self._agent = AgentLine(services.reactor, control, self._obey, services.fault)
         self._settings = settings
-        self._messages = Assembler()
         self._asked_for_counters = False
         self._why = "stopped"
         self._listener: Listener | None = None
@@ -100,8 +99,7 @@ class Mediator:
         )
         for part in parts:
             part.start()
-        services.reactor.watch(self._control.fileno(), IN, self._readable, self)
-        self._send({"ready": True})
+        self._agent.start()
 
     def finish(self) -> None:
         """End every flow, and say so."""
@@ -111,21 +109,7 @@ class Mediator:
         self._udp.close(self._why)
         self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why}))
 
-    def abort(self, error: Exception) -> None:
-        """The line to the agent broke."""
-        if not isinstance(error, OSError):
-            self._services.fault("control", error)
-        self._stop("the agent is gone")
-
     # --- the agent's messages
-
-    def _readable(self, _mask: int) -> None:
-        data = self._control.recv(1 << 20)
-        if not data:
-            self._stop("the agent is gone")
-            return
-        for message in self._messages.feed(data):
-            self._obey(message)
 
     def _obey(self, message: Message) -> None:
         match message:
@@ -151,7 +135,7 @@ class Mediator:
         assert self._udp is not None  # noqa: S101  (start came first)
         self._listener.apply_policy()
         self._udp.apply_policy()
-        self._send({"reconfigured": engine.policy.digest})
+        self._agent.send({"reconfigured": engine.policy.digest})
 
     def _settle(self, counts: dict[str, list[int]]) -> None:
         """Exact counts, from the kernel's counters by way of the agent."""
@@ -170,15 +154,9 @@ class Mediator:
 
     def _ask_for_counters(self) -> None:
         """Not more than one question at a time; the agent waits a second before it answers."""
-        if not self._asked_for_counters:
+        if self._agent.connected and not self._asked_for_counters:
             self._asked_for_counters = True
-            self._send({"counts": True})
-
-    def _send(self, message: Message) -> None:
-        try:
-            self._control.send(encode(message))
-        except OSError as error:
-            self.abort(error)
+            self._agent.send({"counts": True})
 
     def _note(self, event: Event, settings: MediatorSettings, **more: object) -> None:
         policy = self._services.engine.policy.digest

@@ -1,5 +1,6 @@
 """What every flow of a mediator shares."""
 
+import contextlib
 import secrets
 import ssl
 import sys
@@ -66,5 +67,7 @@ def report_fault(where: str, error: Exception) -> None:
     """The place and the kind, on standard error, and no byte of a guest's."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].name}:{frames[-1].lineno}" if frames else "?"
-    sys.stderr.write(f"mediator: {type(error).__name__} in {where}, at {place}\n")
-    sys.stderr.flush()
+    # Whoever read it may have gone with the agent.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"mediator: {type(error).__name__} in {where}, at {place}\n")
+        sys.stderr.flush()

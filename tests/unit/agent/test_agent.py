@@ -190,20 +190,42 @@ def test_what_is_stored_outlives_the_agent(agent: Agent) -> None:
     assert agent.ask("GET", workspace_path("a")) == made
 
 
-def test_a_killed_agent_is_cleaned_up_after(agent: Agent) -> None:
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("starting", ("stopped", "its agent was killed")),
+        ("stopping", ("stopped", "its agent was killed")),
+        ("running", ("failed", "process {pid} is not its guest")),
+    ],
+)
+def test_a_killed_agent_is_cleaned_up_after(agent: Agent, state: str, expected: tuple[str, str]) -> None:
+    """What cannot be taken over is ended: here the process that was noted is no QEMU."""
     agent.create("keep")
     agent.create("gone", ephemeral=True)
     agent.process.send_signal(signal.SIGKILL)
     agent.process.communicate()
     with subprocess.Popen(["sleep", "60"]) as guest:
         fields = Path(f"/proc/{guest.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        (agent.home / "run" / "workspaces" / "keep.json").write_text(json.dumps([[guest.pid, int(fields[19])]]))
+        noted = {"guest": [guest.pid, int(fields[19])]}
+        (agent.home / "run" / "workspaces" / "keep.json").write_text(json.dumps(noted))
         record = agent.state / "workspaces" / "keep" / "workspace.json"
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"state": "running"}))
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"state": state}))
         agent.process = agent.spawn()
         assert guest.wait() == -signal.SIGKILL
     (left,) = agent.ask("GET", WORKSPACES)["workspaces"]
-    assert (left["name"], left["state"], left["reason"]) == ("keep", "stopped", "its agent was killed")
+    found = (left["name"], left["state"], left["reason"])
+    assert found == ("keep", expected[0], expected[1].format(pid=guest.pid))
+    assert [*(agent.home / "run" / "workspaces").iterdir(), *(agent.home / "run" / "sockets").iterdir()] == []
+
+
+def test_a_workspace_that_ran_before_a_reboot_is_stopped(agent: Agent) -> None:
+    agent.create("a")
+    agent.stop()
+    record = agent.state / "workspaces" / "a" / "workspace.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"state": "running"}))
+    agent.process = agent.spawn()
+    found = agent.ask("GET", workspace_path("a"))
+    assert (found["state"], found["reason"]) == ("stopped", "its guest ended while no agent ran")
 
 
 def test_a_second_agent_refuses(agent: Agent) -> None:

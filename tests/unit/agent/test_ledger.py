@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from microagent.agent.ledger import Ledger, Process
-from microagent.errors import HostError
 
 
 @pytest.fixture
@@ -27,11 +26,13 @@ def child() -> Iterator["subprocess.Popen[bytes]"]:
 
 def test_what_is_noted_is_left_until_it_is_forgotten(ledger: Ledger) -> None:
     ledger.note("a")
-    ledger.note("b", [os.getpid()])
-    assert ledger.left() == {"a": [], "b": [Process.of(os.getpid())]}
+    ledger.note("b", guest=os.getpid())
+    assert ledger.left() == ["a", "b"]
+    assert (ledger.processes("a"), ledger.processes("b")) == ({}, {"guest": Process.of(os.getpid())})
     ledger.forget("b")
     ledger.forget("b")
-    assert ledger.left() == {"a": []}
+    assert ledger.left() == ["a"]
+    assert ledger.processes("b") == {}
 
 
 def test_a_process_is_ended_once(child: "subprocess.Popen[bytes]") -> None:
@@ -50,11 +51,23 @@ def test_another_process_with_the_same_pid_is_left_alone(child: "subprocess.Pope
 def test_a_process_that_is_gone_is_not_noted(ledger: Ledger) -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
-    ledger.note("a", [gone.pid])
-    assert ledger.left() == {"a": []}
+    ledger.note("a", guest=gone.pid)
+    assert ledger.processes("a") == {}
 
 
-def test_a_damaged_file_is_an_error_and_not_a_kill(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_damaged_file_names_nobody(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "workspaces" / "a.json").write_text('[["x"]]')
-    with pytest.raises(HostError, match="damaged"):
-        ledger.left()
+    assert ledger.left() == ["a"]
+    assert ledger.processes("a") == {}
+
+
+def test_a_process_is_who_it_should_be(child: "subprocess.Popen[bytes]") -> None:
+    process = Process.of(child.pid)
+    assert process.alive()
+    assert process.runs("sleep", os.getuid())
+    assert not process.runs("sleep", os.getuid() + 1)
+    assert not process.runs("true", os.getuid())
+    assert not Process(process.pid, process.started + 1).runs("sleep", os.getuid())
+    child.kill()
+    process.wait()
+    assert not process.alive()  # though nobody has reaped it

@@ -13,7 +13,7 @@ FDS = Descriptors(kernel=10, initramfs=11, rootfs=12, overlay=13, bootdisk=14, c
 
 def spec(tap: int | None = 20) -> GuestSpec:
     here = Path("/nowhere")
-    return GuestSpec(here, here, here, here, b"", tap, "02:00:0a:2b:00:02", 512, 2, NOBODY, NOBODY, here)
+    return GuestSpec(here, here, here, here, b"", tap, "02:00:0a:2b:00:02", 512, 2, NOBODY, NOBODY, here, here)
 
 
 def test_the_command_line_names_descriptors_and_no_path_of_the_workspace() -> None:

@@ -1,0 +1,108 @@
+"""Taking over a workspace that an earlier agent left running.
+
+How this works: what is right is kept as it is, what differs is put right, and what cannot be verified ends the
+workspace. The guest must be the process that was noted (pid and start time), with the uid of this workspace and QEMU's
+program; its namespace must have the tap, up, and no interface but lo besides; rules must equal those that a start would
+make now, and are put back where they do not. A mediator that is the process that was noted and decides by the policy in
+the store is kept, with its connections; any other is replaced, and the log says that there was a gap.
+"""
+
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from microagent.agent.bringup import Life, attend, keep_mediated, settings_of, steering_of
+from microagent.agent.keeper import Keeper
+from microagent.agent.ledger import Process
+from microagent.agent.leftovers import clear
+from microagent.agent.mediators import Mediator
+from microagent.agent.services import Services, netns_directory, sockets_directory
+from microagent.audit.reader import Filter, read
+from microagent.errors import HostError
+from microagent.guests.accelerator import QEMU
+from microagent.guests.qemu import adopt_guest
+from microagent.host.network import Network
+from microagent.workspace.record import Record
+from microagent.workspace.store import EGRESS
+
+log = logging.getLogger(__name__)
+
+
+class GuestGone(HostError):  # noqa: N818  (the name is the fact: its command is over, and nobody saw how it ended)
+    """The guest ended while there was no agent."""
+
+
+async def take_over(services: Services, record: Record, undo: AsyncExitStack) -> Life:
+    """The workspace as it runs; GuestGone when its guest has ended, HostError when it cannot be verified.
+
+    When `undo` unwinds, nothing of it is left.
+    """
+    name = record.name
+    undo.push_async_callback(asyncio.to_thread, clear, services, name)
+    noted = services.ledger.processes(name)
+    guest = noted.get("guest")
+    if guest is None or not guest.alive():
+        raise GuestGone("its guest ended while no agent ran")
+    if not guest.runs(Path(QEMU).name, record.guest_uid):
+        raise HostError(f"process {guest.pid} is not its guest")
+    network = await _network(services, record)
+    undo.push_async_callback(asyncio.to_thread, network.remove)
+    keeper = await _mediator(services, record, network, noted.get("mediator"), undo)
+    place = sockets_directory(services.config) / name
+    try:
+        adopted = await adopt_guest(guest.pid, services.store.path(name), place)
+    except ProcessLookupError as error:
+        raise GuestGone("its guest ended while no agent ran") from error
+    return await attend(services, record, network, keeper, adopted, None, undo)
+
+
+async def _network(services: Services, record: Record) -> Network:
+    def adopt() -> Network:
+        steering = steering_of(services.config, record.spec.egress)
+        network = Network.adopt(netns_directory(services.config) / record.name, steering)
+        network.count_from(_counted(services, record))
+        if network.repair():
+            log.warning("rules repaired workspace=%s", record.name)
+        return network
+
+    return await asyncio.to_thread(adopt)
+
+
+def _counted(services: Services, record: Record) -> dict[str, tuple[int, int]]:
+    """What the log says was dropped since the start."""
+    counted: dict[str, tuple[int, int]] = {}
+    wanted = Filter(event="egress_drop", since=record.started or "")
+    for found in read(services.store.path(record.name, EGRESS), wanted):
+        packets, size = counted.get(str(found.get("what")), (0, 0))
+        counted[str(found.get("what"))] = (packets + int(found.get("packets", 0)), size + int(found.get("bytes", 0)))
+    return counted
+
+
+async def _mediator(
+    services: Services, record: Record, network: Network, noted: Process | None, undo: AsyncExitStack
+) -> Keeper:
+    async def adopt() -> Mediator | None:
+        """The one that runs, brought to the policy of now; None when it is not to be had or not to be trusted."""
+        if noted is None or not noted.runs(Path(sys.executable).resolve().name, record.mediator_uid):
+            return None
+        try:
+            mediator = await Mediator.adopt(
+                noted.pid, sockets_directory(services.config) / record.name, network.new_drops
+            )
+            settings = await asyncio.to_thread(settings_of, services, record, "a new agent")
+            digest = await mediator.reconfigure(settings)
+        except (HostError, OSError) as error:
+            log.warning("mediator not taken over workspace=%s error=%r", record.name, str(error))
+            return None
+        if digest == record.spec.egress.policy.digest:
+            return mediator
+        await mediator.stop("it decided by another policy")
+        return None
+
+    kept = await adopt()
+    if kept is None and noted is not None:
+        noted.kill()
+        await asyncio.to_thread(noted.wait)
+    return await keep_mediated(services, record, network, undo, kept)

@@ -1,0 +1,96 @@
+"""The line to the agent: a listening socket that outlives the agent, and the connection of the agent of now.
+
+How this works: the agent made the socket, and connects to it by its path. When it dies the mediator goes on deciding
+and recording by what it was told last; the next agent connects, is told "ready", and takes over. There is one agent,
+so a new connection ends an older one.
+"""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+
+from microagent.api.control import Assembler, Message, encode
+from microagent.mediator.reactor import IN, Reactor
+
+_UCRED = struct.Struct("=iII")
+
+
+class AgentLine:
+    """Tells `obey` each message; `fault` hears of surprises, which cost the connection and nothing else."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        listener: socket.socket,
+        obey: Callable[[Message], None],
+        fault: Callable[[str, Exception], None],
+    ) -> None:
+        self._reactor = reactor
+        self._listener = listener
+        self._obey = obey
+        self._fault = fault
+        self._sock: socket.socket | None = None
+        self._messages = Assembler()
+
+    @property
+    def connected(self) -> bool:
+        """Whether an agent is there."""
+        return self._sock is not None
+
+    def start(self) -> None:
+        """Begin: from now on an agent that connects is told that all is ready."""
+        self._listener.setblocking(False)
+        self._reactor.watch(self._listener.fileno(), IN, self._acceptable, self)
+
+    def send(self, message: Message) -> None:
+        """To the agent, if there is one."""
+        if self._sock is None:
+            return
+        try:
+            self._sock.send(encode(message))
+        except OSError:
+            self._hang_up()
+
+    def abort(self, error: Exception) -> None:
+        """The connection broke, or brought what no agent says."""
+        if not isinstance(error, OSError):
+            self._fault("control", error)
+        self._hang_up()
+
+    def _acceptable(self, _mask: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        # The file is root's alone; a mediator that is told something by anybody else would not be one any more.
+        if uid != 0:
+            sock.close()
+            return
+        self._hang_up()
+        sock.setblocking(False)
+        self._sock = sock
+        self._reactor.watch(sock.fileno(), IN, self._readable, self)
+        self.send({"ready": True})
+
+    def _readable(self, _mask: int) -> None:
+        if self._sock is None:
+            return
+        try:
+            data = self._sock.recv(1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            self._hang_up()
+            return
+        for message in self._messages.feed(data):
+            self._obey(message)
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            self._reactor.forget(self._sock.fileno())
+            with contextlib.suppress(OSError):
+                self._sock.close()
+            self._sock = None
+            self._messages = Assembler()

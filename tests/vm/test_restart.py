@@ -1,0 +1,128 @@
+"""An agent that is killed or restarted: guests and mediators go on, and the next agent takes over what is right."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyroute2 import IPRoute
+
+from microagent.demo import world
+from microagent.demo.internet import Internet
+from microagent.demo.lab import Lab
+from microagent.demo.oracle import Destination, Oracle
+from microagent.host import netns, nft
+
+pytestmark = pytest.mark.vm
+
+ALLOWED = {Destination("tcp", world.API, 80), Destination("udp", world.RESOLVER, 53)}
+# Asks for what it may have and for what it may not, with and without an agent.
+EVIL = f"curl -s -m 5 --resolve evil.test:80:{world.EVIL} http://evil.test/"
+ASKING = f"while :; do curl -s -m 5 http://api.ok.test/; {EVIL}; sleep 0.5; done"
+
+
+@pytest.fixture
+def lab(guest_dir: Path) -> Iterator[Lab]:
+    """An internet and an agent of its own: these tests end agents."""
+    with Internet() as internet, Lab(internet, guest_dir) as made_up:
+        yield made_up
+
+
+def status(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.cli("--json", "status", name).stdout)
+    return found
+
+
+def log_of(lab: Lab, name: str) -> list[dict[str, Any]]:
+    """The records, without asking an agent."""
+    lines = (lab.state / "workspaces" / name / "egress.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never happened")
+
+
+def goes_on(lab: Lab, name: str) -> None:
+    """The guest asks, and is answered, refused and recorded, now."""
+    for event in ("egress_request", "egress_deny"):
+        before = [r["event"] for r in log_of(lab, name)].count(event)
+        wait_for(lambda event=event, before=before: [r["event"] for r in log_of(lab, name)].count(event) > before)  # type: ignore[misc]
+
+
+def test_guest_and_mediator_outlive_their_agent(lab: Lab) -> None:
+    oracle = Oracle(lab.internet)
+    flags = ("--egress", "strict", "--egress-allow", "api.ok.test")
+    assert lab.cli("create", "a", "--image", "base", *flags, "--", "sh", "-c", ASKING).returncode == 0
+    assert lab.cli("start", "a").returncode == 0
+    goes_on(lab, "a")
+    before = status(lab, "a")
+    namespace = lab.socket.parent / "netns" / "a"
+
+    lab.end_agent(signal.SIGKILL)
+    goes_on(lab, "a")
+    lab.start_agent()
+    assert {**status(lab, "a"), "denied": ""} == {**before, "denied": ""}
+    goes_on(lab, "a")
+    assert not [r for r in lab.records("a") if r["event"] in ("gap", "mediator_down")]
+
+    # While nobody looks: the rules are flushed, and the mediator is killed.
+    lab.end_agent(signal.SIGTERM)
+    netns.run_inside(namespace, lambda: nft.apply("flush ruleset"))
+    os.kill(before["mediator_pid"], signal.SIGKILL)
+    lab.start_agent()
+    now = status(lab, "a")
+    assert (now["state"], now["guest_pid"]) == ("running", before["guest_pid"])
+    assert now["mediator_pid"] != before["mediator_pid"]
+    goes_on(lab, "a")
+    assert [r["event"] for r in lab.records("a")].count("gap") == 1
+    assert "rules repaired workspace=a" in lab.log.read_text()
+    # The new agent changes the policy of the guest it did not start.
+    assert lab.cli("policy", "revoke", "a", "api.ok.test").returncode == 0
+    wait_for(lambda: any(r["event"] == "egress_dns_deny" for r in log_of(lab, "a")))
+
+    # A way out that is not ours: such a guest is not taken over.
+    lab.end_agent(signal.SIGKILL)
+
+    def add_interface() -> None:
+        with IPRoute() as ip:
+            ip.link("add", ifname="d0", kind="veth", peer={"ifname": "d1"})
+            ip.link("set", index=ip.link_lookup(ifname="d0")[0], state="up")
+
+    netns.run_inside(namespace, add_interface)
+    lab.start_agent()
+    now = status(lab, "a")
+    assert (now["state"], now["reason"]) == ("failed", "its network has interfaces that are not ours: d0")
+    wait_for(lambda: before["guest_pid"] not in lab.processes())
+    assert not namespace.exists()
+    assert [*(lab.socket.parent / "sockets").iterdir(), *(lab.socket.parent / "workspaces").iterdir()] == []
+    assert oracle.leaks(ALLOWED, {"api.ok.test"}) == ()
+
+
+def test_the_exit_code_of_a_run_whose_agent_and_client_are_gone(lab: Lab) -> None:
+    with lab.start("run", "--name", "r", "--keep", "base", "sh", "-c", "echo up; sleep 3; echo done; exit 9") as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "up\n"
+        lab.end_agent(signal.SIGTERM)
+        assert run.wait(timeout=30) == 75
+        assert run.stderr is not None
+        assert "the agent ends; workspace r goes on" in run.stderr.read()
+    time.sleep(4)
+    lab.start_agent()
+    wait_for(lambda: status(lab, "r")["state"] == "stopped")
+    found = status(lab, "r")
+    assert (found["exit_code"], found["reason"]) == (9, "the command ended with 9")
+    assert lab.cli("logs", "r").stdout == "up\ndone\n"
+    # Nothing but the agent and its nursery is left; Ctrl-C ends those.
+    wait_for(lambda: len(lab.processes()) == 2)
+    lab.end_agent(signal.SIGINT)
+    assert lab.processes() == set()
+    assert lab.mounts() == []
