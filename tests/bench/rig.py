@@ -203,7 +203,8 @@ class Guest:
             resolvers=(UPSTREAM,),
             uid=UID,
         )
-        mediator = room.call(nursery.spawn(settings, network.sockets, log_fd, network.new_drops))
+        sockets = network.mediator_sockets()
+        mediator = room.call(nursery.spawn(settings, sockets, log_fd, directory, network.new_drops))
         undo.callback(lambda: room.call(mediator.stop()))
         self.pid = mediator.pid
         network.raise_tap()
