@@ -13,13 +13,15 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping
 
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test bench lint format clean install uninstall
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"
 	@echo "make test     set everything up and run every check and test"
 	@echo "make bench    measure against peers, which it installs; writes docs/performance.md"
 	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
+	@echo "make install  install for this machine: the command, the agent as a systemd unit, the guest's files"
+	@echo "make uninstall  stop all workspaces and remove that; PURGE=1 removes /var/lib/microagent as well"
 	@echo "make lint     formatting, lint, types, import contracts"
 	@echo "make clean    remove the virtual environment and caches of this checkout"
 
@@ -63,6 +65,15 @@ lint: $(VENV)/.done
 format: $(VENV)/.done
 	$(BIN)/ruff format src tests vm_fixtures
 	$(BIN)/ruff check --fix src tests vm_fixtures
+
+# Into /usr/local/lib/microagent, linked at /usr/local/bin/microagent.
+install:
+	$(call apt_install,$(APT))
+	@packaging/install $(SYSTEM_PYTHON) $(GUEST)
+
+PURGE :=
+uninstall:
+	@packaging/uninstall $(GUEST) $(if $(PURGE),purge)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build

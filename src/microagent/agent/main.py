@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -84,6 +85,7 @@ async def _serve(config: Config) -> None:
         sock = listen(config.socket, group)
         last.callback(config.socket.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
+        _notify_ready()
         log.info("ready version=%s pid=%d socket=%s", __version__, os.getpid(), config.socket)
         stop = await told.get() == signal.SIGINT
         log.info("going down, workspaces are %s", "stopped" if stop else "left running")
@@ -106,6 +108,15 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         stack.push_async_callback(partial(fleet.close, stop=False))
         await fleet.adopt()
         yield fleet
+
+
+def _notify_ready() -> None:
+    """Tell systemd, if it is systemd that started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith(("/", "@")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            line.connect(address.replace("@", "\0", 1))
+            line.send(b"READY=1")
 
 
 def _tidy(directory: Path) -> None:
