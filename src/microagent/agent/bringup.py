@@ -26,6 +26,7 @@ from microagent.guests.bootdisk import make_bootdisk
 from microagent.guests.disk import make_overlay
 from microagent.guests.image import Image
 from microagent.guests.qemu import Guest, GuestSpec, start_guest
+from microagent.host.cgroup import Bounds
 from microagent.host.links import host_addresses
 from microagent.host.network import Network
 from microagent.host.ruleset import Steering
@@ -39,6 +40,12 @@ from microagent.workspace.store import EGRESS, OVERLAY
 
 # Certificates last 30 days and are renewed at start (contract 7.6); younger ones are kept, since guests trust them.
 _CA_AGE = timedelta(days=15)
+# QEMU itself, its buffers, and a gigabyte of translated code when it emulates.
+_QEMU_MIB = 1536
+# CPUs, and up to 64 workers that wait for the disk.
+_QEMU_THREADS = 512
+# 1024 connections with half a megabyte waiting each way; it never forks.
+_MEDIATOR = Bounds(memory_mib=1536, processes=8)
 # Sparse: what the guest does not write takes no room.
 _OVERLAY_MIB = 16 * 1024
 # Any address would do, since every query is answered. The options make libcs fail fast on REFUSED (contract 6).
@@ -69,6 +76,7 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
     undo.push_async_callback(asyncio.to_thread, clear, services, record.name)
     place = sockets_directory(services.config) / record.name
     ensure_directory(place, 0o700)
+    bound(services, record)
     network = await _network(services, record, undo)
     keeper = await keep_mediated(services, record, network, undo)
     services.ledger.note(record.name, mediator=keeper.mediator.pid)
@@ -94,6 +102,8 @@ async def attend(
     def note() -> None:
         services.ledger.note(record.name, mediator=keeper.mediator.pid, guest=guest.pid)
 
+    if services.cgroups:
+        services.cgroups.enter(record.name, "guest", guest.pid)
     note()
     keeper.replaced = note
     output = Output(services.store, record.name, sink)
@@ -121,7 +131,10 @@ async def keep_mediated(
         now = await asyncio.to_thread(services.store.load, record.name)
         settings = await asyncio.to_thread(settings_of, services, now)
         sockets = await asyncio.to_thread(network.mediator_sockets)
-        return await services.mediators.spawn(settings, sockets, log_fd, place, network.new_drops)
+        mediator = await services.mediators.spawn(settings, sockets, log_fd, place, network.new_drops)
+        if services.cgroups:
+            services.cgroups.enter(record.name, "mediator", mediator.pid)
+        return mediator
 
     if running is None:
         running = await acquire(undo, spawn(), Mediator.stop)
@@ -129,6 +142,13 @@ async def keep_mediated(
     # By then it may be another one than this one.
     undo.push_async_callback(lambda: keeper.mediator.stop())
     return keeper
+
+
+def bound(services: Services, record: Record) -> None:
+    """Makes the groups in which the workspace's processes are bounded, where this machine has such."""
+    if services.cgroups:
+        guest = Bounds(record.spec.memory_mib + _QEMU_MIB, _QEMU_THREADS, record.spec.cpus)
+        services.cgroups.create(record.name, {"guest": guest, "mediator": _MEDIATOR})
 
 
 def steering_of(config: Config, egress: Egress) -> Steering:

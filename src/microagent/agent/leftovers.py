@@ -35,6 +35,8 @@ def clear(services: Services, name: str) -> None:
             if process.kill():
                 log.warning("ended leftover workspace=%s guest=%d", name, process.pid)
                 process.wait()
+    if services.cgroups:
+        services.cgroups.remove(name)
     netns.remove(netns_directory(services.config) / name)
     shutil.rmtree(place, ignore_errors=True)
     services.ledger.forget(name)

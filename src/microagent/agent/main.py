@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from microagent.agent.spawner import Spawner
 from microagent.agent.sweep import sweep
 from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
+from microagent.host.cgroup import Cgroups
 from microagent.host.netns import release_directory
 from microagent.workspace.files import ensure_directory
 from microagent.workspace.store import Store
@@ -102,7 +104,7 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         stack.callback(_tidy, netns_directory(config))
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
-        services = Services(config, store, ledger, mediators, images)
+        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack))
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))
         # Once more after the server has gone: a request may have started one while the others were stopped.
         stack.push_async_callback(partial(fleet.close, stop=False))
@@ -117,6 +119,19 @@ def _notify_ready() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
             line.connect(address.replace("@", "\0", 1))
             line.send(b"READY=1")
+
+
+def _cgroups(config: Config, stack: AsyncExitStack) -> Cgroups | None:
+    """Without them a workspace is bounded by QEMU's memory and CPUs, and by the mediator's limits."""
+    # Agents with other directories are other agents.
+    other = "" if config.run_dir == Config().run_dir else f"-{sha256(str(config.run_dir).encode()).hexdigest()[:8]}"
+    try:
+        cgroups = Cgroups.open(f"microagent{other}")
+    except (HostError, OSError) as error:
+        log.warning("workspaces run without cgroups reason=%r", str(error))
+        return None
+    stack.callback(cgroups.close)
+    return cgroups
 
 
 def _tidy(directory: Path) -> None:

@@ -10,9 +10,9 @@ import socket
 import struct
 from pathlib import Path
 
+from microagent.api.names import GROUP
 from microagent.errors import HostError
 
-GROUP = "microagent"
 _UCRED = struct.Struct("=iII")
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; the Python module has no name for it
 _MAX_GROUPS = 65536  # NGROUPS_MAX

@@ -7,6 +7,7 @@ from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
 from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
+from microagent.host.cgroup import Cgroups
 from microagent.workspace.store import Store
 
 
@@ -22,10 +23,11 @@ def sockets_directory(config: Config) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Configuration, the two directories, and the makers of mediators and images."""
+    """Configuration, the two directories, the makers of mediators and images, and bounds, if this machine has them."""
 
     config: Config
     store: Store
     ledger: Ledger
     mediators: Spawner
     images: ImageStore
+    cgroups: Cgroups | None

@@ -13,7 +13,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from microagent.agent.bringup import Life, attend, keep_mediated, settings_of, steering_of
+from microagent.agent.bringup import Life, attend, bound, keep_mediated, settings_of, steering_of
 from microagent.agent.keeper import Keeper
 from microagent.agent.ledger import Process
 from microagent.agent.leftovers import clear
@@ -47,6 +47,7 @@ async def take_over(services: Services, record: Record, undo: AsyncExitStack) ->
         raise GuestGone("its guest ended while no agent ran")
     if not guest.runs(Path(QEMU).name, record.guest_uid):
         raise HostError(f"process {guest.pid} is not its guest")
+    bound(services, record)
     network = await _network(services, record)
     undo.push_async_callback(asyncio.to_thread, network.remove)
     keeper = await _mediator(services, record, network, noted.get("mediator"), undo)
@@ -96,6 +97,8 @@ async def _mediator(
         except (HostError, OSError) as error:
             log.warning("mediator not taken over workspace=%s error=%r", record.name, str(error))
             return None
+        if services.cgroups:
+            services.cgroups.enter(record.name, "mediator", noted.pid)
         if digest == record.spec.egress.policy.digest:
             return mediator
         await mediator.stop("it decided by another policy")

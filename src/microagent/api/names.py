@@ -7,6 +7,9 @@ import re
 
 from microagent.errors import ApiError
 
+# Whose members may use the agent, besides root.
+GROUP = "microagent"
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 
 

@@ -3,14 +3,18 @@
 A check that cannot be tried because an earlier one failed says so by failing in its own words: nothing is assumed.
 """
 
+import grp
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from microagent.api.names import GROUP
 from microagent.doctor.finding import Finding
 from microagent.doctor.network import nft_bindings, steering, tap
+from microagent.doctor.process import cgroups, confinement
 from microagent.errors import MicroagentError
 from microagent.guests.accelerator import probe_kvm
 from microagent.workspace.store import FIRST_UID
@@ -35,6 +39,7 @@ def examine(guest_dir: Path | None = None) -> list[Finding]:
     guest_dir = guest_dir or DEFAULT_GUEST_DIR
     findings = [_python(), _root()]
     findings += [_tried("nft bindings", nft_bindings), _tried("tap", tap), _tried("steering", steering)]
+    findings += [_tried("confinement", confinement), _tried("cgroups", cgroups, required=False), _group()]
     findings += [_program(name) for name in _PROGRAMS]
     return [*findings, _guest_files(guest_dir), _kvm()]
 
@@ -50,15 +55,25 @@ def _root() -> Finding:
     return Finding("root", ok, f"uid {os.geteuid()}", "" if ok else "run the agent, and doctor, with sudo")
 
 
-def _tried(name: str, check: Callable[[], str]) -> Finding:
+def _group() -> Finding:
+    """Not required: without it root alone may use the agent."""
+    try:
+        return Finding("group", True, f"{GROUP} has gid {grp.getgrnam(GROUP).gr_gid}", required=False)
+    except KeyError:
+        return Finding(
+            "group", False, f"no group {GROUP}: root alone may use the agent", f"groupadd --system {GROUP}", False
+        )
+
+
+def _tried(name: str, check: Callable[[], str], *, required: bool = True) -> Finding:
     """The check's own words, or those of what it met."""
     try:
-        return Finding(name, True, check())
+        return Finding(name, True, check(), required=required)
     except MicroagentError as error:
-        return Finding(name, False, error.what, error.hint or "run doctor as root")
-    except OSError as error:
+        return Finding(name, False, error.what, error.hint or "run doctor as root", required)
+    except (OSError, subprocess.TimeoutExpired) as error:
         hint = "run doctor as root, on a kernel with CONFIG_TUN and nf_tables"
-        return Finding(name, False, error.strerror or str(error), hint)
+        return Finding(name, False, getattr(error, "strerror", None) or str(error), hint, required)
 
 
 def _program(name: str) -> Finding:

@@ -34,8 +34,26 @@ def test_missing_guest_files_have_a_fix(tmp_path: Path) -> None:
 def test_kernel_objects_are_made_and_removed() -> None:
     mounts = Path("/proc/mounts").read_text().count("microagent-doctor-")
     found = {finding.name: finding for finding in examine()}
-    assert all(found[name].ok for name in ("python", "root", "nft bindings", "tap", "steering"))
+    assert all(found[name].ok for name in ("python", "root", "nft bindings", "tap", "steering", "confinement"))
     assert Path("/proc/mounts").read_text().count("microagent-doctor-") == mounts
+
+
+@pytest.mark.kernel
+def test_a_machine_without_landlock_or_seccomp_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the bindings are not installed."""
+    (tmp_path / "seccomp.py").write_text("raise ModuleNotFoundError(\"No module named 'seccomp'\")")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *filter(None, sys.path))))
+    found = {finding.name: finding for finding in examine()}
+    assert (found["confinement"].ok, found["confinement"].result) == (False, "missing")
+    assert "python3-seccomp" in found["confinement"].fix
+
+
+@pytest.mark.kernel
+def test_cgroups_are_made_and_removed_or_said_to_be_absent() -> None:
+    found = {finding.name: finding for finding in examine()}
+    assert found["cgroups"].ok or found["cgroups"].result == "absent"
+    assert found["cgroups"].ok or found["cgroups"].detail.startswith("cgroup v2")
+    assert not list(Path("/sys/fs/cgroup").glob("**/microagent-doctor-*"))
 
 
 @pytest.mark.kernel
