@@ -107,7 +107,7 @@ class Mediator:
         """Take over one that an earlier agent started; HostError when it does not answer in `place`."""
         mediator = cls(pid, connect(place, _LINE), drops)
         await mediator.start()
-        await mediator._send({"drops": await asyncio.to_thread(drops)})
+        await mediator._send({"counts": await asyncio.to_thread(drops)})
         return mediator
 
     async def start(self) -> None:
