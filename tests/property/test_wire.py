@@ -30,6 +30,7 @@ from microagent.wire.dns import (
 )
 from microagent.wire.hostname import normalize_untrusted
 from microagent.wire.http1 import ChunkedBody, find_head_end, parse_request_head_untrusted
+from microagent.wire.http2 import BlockDecoder
 from microagent.wire.sniff import Sniffed, sniff_untrusted
 
 # What a parser wants beside the bytes, by the parameter's name.
@@ -52,7 +53,9 @@ def call(parser: Callable[..., object], data: bytes) -> object:
     """The facts, or None if the bytes are Malformed; any other exception is the test's failure."""
     first, *others = inspect.signature(parser).parameters
     try:
-        return parser(**{first: data}, **{name: ARGUMENTS[name] for name in others})
+        if first == "fields":  # what reads a decoded header block gets what HPACK makes of the bytes
+            return parser(BlockDecoder(65536).decode_untrusted(data))
+        return parser(**{first: data}, **{name: ARGUMENTS[name] for name in others if name in ARGUMENTS})
     except Malformed:
         return None
 
@@ -75,6 +78,12 @@ SEEDS = [
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n",
     b"[2001:db8::1]:443",
+    # HTTP/2: three header blocks (a request, a response, trailers), then frames.
+    b"\x82\x87\x84\x41\x09a.example\x0f\x0d\x015",
+    b"\x88\x00\x01x\x01y",
+    b"\x00\x0bgrpc-status\x010",
+    b"\x00\x00\x0c\x04\x00\x00\x00\x00\x00\x00\x01\x00\x00\x10\x00\x00\x04\x00\x00\xff\xff",
+    b"\x00\x00\x05\x01\x0d\x00\x00\x00\x01\x01\x82\x87\x84\x00\x00\x00\x02\x00\x01\x00\x00\x00\x01hi",
     bytes.fromhex("4500002800000000400600000a2b0002c000020704d201bb"),
 ]
 

@@ -102,7 +102,7 @@ class Internet:
         self.capture = Capture(self._far, _WIRE)
         self._undo.append(self.capture.close)
 
-        directory = Path(tempfile.mkdtemp(prefix="microagent-internet-"))
+        self.directory = directory = Path(tempfile.mkdtemp(prefix="microagent-internet-"))
         self.authority = Authority.create()
         self.ca = directory / "ca.pem"  # what has to be trusted to trust this internet
         self.ca.write_bytes(self.authority.certificate_pem)
@@ -141,6 +141,10 @@ class Internet:
             flows=self.capture.flows(),
             lost=self.capture.lost(),
         )
+
+    def far_argv(self, *command: str) -> list[str]:
+        """The argument vector that starts `command` among the servers; `directory` has a PEM file for each site."""
+        return self._far.argv(*command)
 
     def close(self) -> None:
         """End everything; idempotent."""

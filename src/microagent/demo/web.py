@@ -36,7 +36,7 @@ class Websites:
         self._record = record
 
     async def listen(self, sites: tuple[Site, ...]) -> None:
-        """Serve ports 80 and 443 of every site for as long as the loop runs."""
+        """Serve ports 80 and 443 of every site that is served, for as long as the loop runs."""
         application = web.Application(middlewares=[self._remember], client_max_size=0)
         application.add_routes(
             [
@@ -51,7 +51,7 @@ class Websites:
         )
         runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
-        for site in sites:
+        for site in (site for site in sites if site.served):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._certificates / f"{site.address}.pem")
             context.set_alpn_protocols(["http/1.1"])

@@ -22,6 +22,7 @@ WRONG_NAME: Final = "203.0.113.13"
 PINNED: Final = "203.0.113.20"
 SSH: Final = "203.0.113.30"
 TIME: Final = "203.0.113.123"
+PROGRAMS: Final = "203.0.113.50"
 OTHER: Final = "203.0.113.40"
 EVIL: Final = "203.0.113.66"
 EVIL_V6: Final = "2001:db8:666::66"
@@ -58,6 +59,7 @@ ZONE: Final[Zone] = {
     "pinned.test": {"A": [PINNED]},
     "ssh.ok.test": {"A": [SSH]},
     "time.ok.test": {"A": [TIME]},
+    "h2.ok.test": {"A": [PROGRAMS]},
     "other.test": {"A": [OTHER]},
     "evil.test": {"A": [EVIL], "AAAA": [EVIL_V6]},
     "silent.test": {"A": [SILENT]},
@@ -72,12 +74,14 @@ ZONE: Final[Zone] = {
 class Site:
     """A web server: plain HTTP on 80 and HTTPS on 443 of `address`; its certificate names `names`.
 
-    `trusted` says whether the internet's CA signed it; otherwise it signed itself.
+    `trusted` says whether the internet's CA signed it; otherwise it signed itself. Where nothing is `served`, a
+    program of a test's may listen.
     """
 
     address: str
     names: tuple[str, ...]
     trusted: bool = True
+    served: bool = True
 
 
 SITES: Final = (
@@ -87,4 +91,5 @@ SITES: Final = (
     Site(WRONG_NAME, ("right-name.test",)),
     Site(PINNED, ("pinned.test",)),
     Site(OTHER, ("other.test",)),
+    Site(PROGRAMS, ("h2.ok.test",), served=False),
 )

@@ -44,6 +44,9 @@ from microagent.wire.http1 import DEFAULT_LIMITS, HeadLimits, find_head_end, par
 from microagent.wire.http1_reply import deny_response
 from microagent.wire.sniff import Sniffed, sniff_untrusted
 
+# Other protocols (SPDY, HTTP/0.9, what is yet to come) are not offered to a server: requests in them cannot be decided.
+_READABLE = (b"h2", b"http/1.1")
+
 
 @dataclass(frozen=True, slots=True)
 class Sniffing:
@@ -86,6 +89,7 @@ class TcpHead:
         self._silent = True
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
+        self._alpn: tuple[str, ...] = ()
         self._candidates: list[tuple[Question, Verdict]] = []
         self._question: Question | None = None
         self.ident = ident
@@ -141,6 +145,7 @@ class TcpHead:
                     hello = parse_client_hello_untrusted(data)
                     if hello is not None:
                         self._signals += (Signal.ECH_OFFERED,) if hello.ech else ()
+                        self._alpn = tuple(p.decode("ascii") for p in hello.alpn if p in _READABLE)
                         return self._named(hello.sni, now) if hello.sni else self._nameless(Proto.TLS, now)
                 case Sniffed.HTTP:
                     self._proto = Proto.HTTP
@@ -260,7 +265,7 @@ class TcpHead:
         if self._proto is Proto.HTTP:
             return [Inspect(self.verdict.host)]
         if self._proto is Proto.TLS and self.verdict.tls is Tls.INTERCEPT:
-            return [Intercept(self.verdict.host)]
+            return [Intercept(self.verdict.host, self._alpn)]
         return [Splice()]
 
     def upstream_failed(self, error: str, hint: str) -> list[Effect]:

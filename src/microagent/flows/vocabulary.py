@@ -84,9 +84,13 @@ class Splice:
 
 @dataclass(frozen=True, slots=True)
 class Intercept:
-    """Shake hands upstream as `name`, then with the guest; then decide each request."""
+    """Shake hands upstream as `name`, then with the guest; then decide each request.
+
+    `alpn`: what the guest offered of the protocols that can be decided.
+    """
 
     name: str
+    alpn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from microagent.api.limits import Limits
 from microagent.audit.record import Event, Record
@@ -17,6 +18,7 @@ from microagent.decision.engine import Proto
 from microagent.decision.verdict import Tls, Verdict
 from microagent.flows import vocabulary as v
 from microagent.flows.http1 import HttpConversation
+from microagent.flows.http2 import Http2Conversation
 from microagent.flows.inside_tls import InsideTls
 from microagent.flows.tcp import Sniffing, TcpHead
 from microagent.mediator.bounds import Bounds, pace
@@ -26,9 +28,11 @@ from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
 from microagent.mediator.relay import ChannelRelay, Conversation
 from microagent.mediator.services import Services
 from microagent.mediator.splice import SpliceRelay
-from microagent.mediator.tls import Handshake
+from microagent.mediator.tls import Handshake, wrap_upstream
 from microagent.wire.dns import QType
 from microagent.wire.http1 import HeadLimits
+
+_Http = TypeVar("_Http", HttpConversation, Http2Conversation)
 
 
 class Flow:
@@ -119,9 +123,11 @@ class Flow:
                     self._splice()
                 case v.Inspect(name):
                     assert self._upstream is not None  # noqa: S101  (it was dialled)
-                    self._join(PlainChannel(self._guest), PlainChannel(self._upstream), self._http(name))
-                case v.Intercept(name):
-                    self._intercept(name)
+                    self._join(
+                        PlainChannel(self._guest), PlainChannel(self._upstream), self._http(name, HttpConversation)
+                    )
+                case v.Intercept(name, alpn):
+                    self._intercept(name, alpn)
                 case v.Answer(data):
                     self._answer(data)
                 case v.Reset():
@@ -226,8 +232,8 @@ class Flow:
         self._services.write(Record(Event.CAP_EXCEEDED, fields))
         self.cut(limit)
 
-    def _http(self, name: str) -> HttpConversation:
-        return HttpConversation(
+    def _http(self, name: str, kind: type[_Http]) -> _Http:
+        return kind(
             decide=self._decide_again,
             name=name,
             port=self._port,
@@ -242,14 +248,9 @@ class Flow:
         assert verdict is not None  # noqa: S101  (requests come after the dial)
         return verdict
 
-    def _intercept(self, name: str) -> None:
+    def _intercept(self, name: str, alpn: tuple[str, ...]) -> None:
         assert self._upstream is not None  # noqa: S101  (it was dialled)
-        context = self._services.upstream_tls
-        # A server that ends without close_notify has been cut off: that must not look like the end of its answer.
-        tls = context.wrap_socket(
-            self._upstream, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        self._upstream = tls
+        self._upstream = tls = wrap_upstream(self._services.upstream_tls, self._upstream, name, alpn)
         self._handshake = Handshake(
             self._services.reactor,
             self,
@@ -263,20 +264,25 @@ class Flow:
     def _upstream_shaken(self, name: str, upstream: TlsChannel) -> None:
         self._with_guest(
             name,
-            lambda guest: self._join(guest, upstream, self._inside_tls(name)),
+            upstream.alpn,
+            lambda guest: self._join(guest, upstream, self._inside_tls(name, upstream.alpn)),
             partial(self._guest_failed, name),
         )
 
-    def _with_guest(self, name: str, done: Callable[[TlsChannel], None], failed: Callable[[str], None]) -> None:
-        context = self._services.leaves.for_name(name)
+    def _with_guest(
+        self, name: str, protocol: str | None, done: Callable[[TlsChannel], None], failed: Callable[[str], None]
+    ) -> None:
+        context = self._services.leaves.for_name(name, protocol)
         tls = context.wrap_socket(self._guest, server_side=True, do_handshake_on_connect=False)
         self._guest = tls
         seconds = self._services.limits.tls_handshake_seconds
         self._handshake = Handshake(self._services.reactor, self, tls, done, failed, seconds)
         self._handshake.start()
 
-    def _inside_tls(self, name: str) -> InsideTls:
-        self._inside = InsideTls(partial(self._http, name))
+    def _inside_tls(self, name: str, protocol: str | None) -> Conversation:
+        if protocol == "h2":
+            return self._http(name, Http2Conversation)
+        self._inside = InsideTls(partial(self._http, name, HttpConversation))
         return self._inside
 
     def _upstream_failed(self, name: str, error: str) -> None:
@@ -307,6 +313,7 @@ class Flow:
             self._pause()
             self._with_guest(
                 name,
+                "http/1.1",
                 lambda channel: self._say(channel, data),
                 lambda _error: self._end(reset=True),
             )

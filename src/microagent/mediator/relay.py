@@ -15,6 +15,8 @@ from microagent.mediator.reactor import BOTH, BROKEN, Reactor, Timer
 
 # Unsent bytes for one side above which the other side is not read.
 _HIGH_WATER = 256 * 1024
+# Back-pressure ends far below this; only answers of our own, to a peer that sends and never reads, get here.
+_MOST_UNSENT = 4 * 1024 * 1024
 # Reads in one turn before other flows get theirs: with records of 16 KiB about a megabyte.
 _SHARE = 64
 # What may still be on its way to the guest after the conversation is over.
@@ -22,7 +24,7 @@ _DRAIN_SECONDS = 30.0
 
 
 class Conversation(Protocol):
-    """What looks at the bytes: `flows.http1.HttpConversation`, or `flows.inside_tls.InsideTls`."""
+    """What looks at the bytes: `HttpConversation`, `Http2Conversation` or `InsideTls` of `flows`."""
 
     @property
     def bytes_out(self) -> int:
@@ -74,6 +76,8 @@ class _Side:
         if view:
             self.queue.append(view)
             self.queued += len(view)
+            if self.queued > _MOST_UNSENT:
+                raise OSError("a peer takes none of the answers to what it sends")
 
     def flush(self) -> bool:
         """Send what was kept; True when something went."""

@@ -5,61 +5,81 @@ until others are asked for more often.
 """
 
 import os
+import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from microagent.mediator.channel import TlsChannel
 from microagent.mediator.reactor import BOTH, Owner, Reactor
 from microagent.pki.ca import Issuer
 
-# Until HTTP/2 frames are inspected as well, both sides are told to speak HTTP/1.1.
-_ALPN = ["http/1.1"]
-
 
 def upstream_context(extra_roots: str) -> ssl.SSLContext:
     """The system's roots and the operator's (PEM); hostnames are verified."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(_ALPN)
     if extra_roots:
         context.load_verify_locations(cadata=extra_roots)
     return context
 
 
+def wrap_upstream(context: ssl.SSLContext, sock: socket.socket, name: str, alpn: tuple[str, ...]) -> ssl.SSLSocket:
+    """A client's TLS on `sock`, its handshake still to come; `alpn` is what the guest offered of what we can read."""
+    # OpenSSL copies the list into each new connection, so the one context can offer different ones.
+    context.set_alpn_protocols(list(alpn))
+    # A server that ends without close_notify has been cut off: that must not look like the end of its answer.
+    return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False)
+
+
+@dataclass(slots=True)
+class _Leaf:
+    """A minted chain with its key, and the contexts made of it: one for each protocol a server chose."""
+
+    pem: bytes
+    contexts: dict[str | None, ssl.SSLContext] = field(default_factory=dict)
+
+
 class LeafContexts:
-    """One server context for each name a guest was answered as."""
+    """One leaf for each name a guest was answered as."""
 
     def __init__(self, issuer: Issuer, most: int) -> None:
-        """`most` contexts are kept."""
+        """`most` leaves are kept."""
         self._issuer = issuer
         self._most = most
-        self._contexts: OrderedDict[str, ssl.SSLContext] = OrderedDict()
+        self._leaves: OrderedDict[str, _Leaf] = OrderedDict()
 
-    def for_name(self, name: str) -> ssl.SSLContext:
-        """The context whose certificate says `name`, minted now if need be."""
-        context = self._contexts.get(name)
-        if context is None:
-            context = self._contexts[name] = self._make(name)
-            if len(self._contexts) > self._most:
-                self._contexts.popitem(last=False)
-        self._contexts.move_to_end(name)
-        return context
+    def for_name(self, name: str, protocol: str | None = "http/1.1") -> ssl.SSLContext:
+        """The server context whose certificate says `name`, and that agrees to `protocol` by ALPN and to no other.
 
-    def _make(self, name: str) -> ssl.SSLContext:
-        chain, key = self._issuer.leaf(name, datetime.now(UTC))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(_ALPN)
-        # The ssl module takes certificates from files only; this one has no name and no place on a disk.
-        fd = os.memfd_create("leaf", os.MFD_CLOEXEC)
-        try:
-            os.write(fd, chain + key)
-            context.load_cert_chain(f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
-        return context
+        None agrees to nothing: ALPN is then left unanswered, as the server did.
+        """
+        leaf = self._leaves.get(name)
+        if leaf is None:
+            leaf = self._leaves[name] = _Leaf(b"".join(self._issuer.leaf(name, datetime.now(UTC))))
+            if len(self._leaves) > self._most:
+                self._leaves.popitem(last=False)
+        self._leaves.move_to_end(name)
+        if protocol not in leaf.contexts:
+            leaf.contexts[protocol] = _server_context(leaf.pem, protocol)
+        return leaf.contexts[protocol]
+
+
+def _server_context(pem: bytes, protocol: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if protocol:
+        context.set_alpn_protocols([protocol])
+    # The ssl module takes certificates from files only; this one has no name and no place on a disk.
+    fd = os.memfd_create("leaf", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    return context
 
 
 class Handshake:
