@@ -8,11 +8,12 @@ import asyncio
 import json
 import ssl
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset, WindowUpdated
 from h2.exceptions import ProtocolError
 
 
@@ -41,31 +42,35 @@ class Origin(asyncio.Protocol):
             self._transport.close()
             return
         for event in events:
-            if isinstance(event, RequestReceived):
-                self._request(event)
-            elif isinstance(event, DataReceived):
-                self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                self._send(event.stream_id, event.data, ends=False)
-            elif isinstance(event, StreamEnded):
-                self._send(event.stream_id, b"", ends=True)
-            elif isinstance(event, StreamReset):
-                self._unsent.pop(event.stream_id, None)
-            elif isinstance(event, WindowUpdated):
-                for stream in tuple(self._unsent):
-                    self._send(stream, b"", ends=False)
+            with suppress(ProtocolError):  # its stream has been reset by what came with it
+                self._handle(event)
         self._flush()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, RequestReceived):
+            self._request(event)
+        elif isinstance(event, DataReceived):
+            self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            self._send(event.stream_id, event.data, ends=False)
+        elif isinstance(event, StreamEnded):
+            self._send(event.stream_id, b"", ends=True)
+        elif isinstance(event, StreamReset):
+            self._unsent.pop(event.stream_id, None)
+        elif isinstance(event, WindowUpdated):
+            for stream in tuple(self._unsent):
+                self._send(stream, b"", ends=False)
 
     def _request(self, event: RequestReceived) -> None:
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers]
         self._note({"request": fields})
-        said = dict(fields)
-        self._h2.send_headers(event.stream_id, [(":status", "200"), ("server", "made-up")])
+        stream, said = event.stream_id, dict(fields)
+        self._h2.send_headers(stream, [(":status", "200"), ("server", "made-up")])
         if said[":path"] == "/":
-            self._send(event.stream_id, f"hello from {said[':authority']}\n".encode(), ends=False)
+            self._send(stream, f"hello from {said[':authority']}\n".encode(), ends=False)
         elif said[":path"].startswith("/bytes/"):
-            self._send(event.stream_id, bytes(int(said[":path"].rpartition("/")[2])), ends=False)
+            self._send(stream, bytes(int(said[":path"].rpartition("/")[2])), ends=False)
         else:
-            self._send(event.stream_id, b"", ends=False)
+            self._send(stream, b"", ends=False)
 
     def _send(self, stream: int, data: bytes, *, ends: bool) -> None:
         waiting, ending = self._unsent.get(stream, (bytearray(), False))
