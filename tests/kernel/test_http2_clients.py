@@ -1,0 +1,109 @@
+"""Programs that people use, on both ends: curl with nghttp2, nginx, gRPC."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.programs import SERVERS, python_server
+
+from microagent.demo import world
+from microagent.demo.internet import Internet
+from microagent.demo.oracle import Destination, Oracle
+
+pytestmark = pytest.mark.kernel
+
+NAME = "h2.ok.test"
+URL = f"https://{NAME}"
+TLS = Destination("tcp", world.PROGRAMS, 443)
+UPLOAD = 2_000_000
+
+NGINX = """
+    daemon off; worker_processes 1; pid {room}/nginx.pid; error_log {room}/error.log; user root;
+    events {{ }}
+    http {{
+        access_log {room}/access.log; client_max_body_size 0;
+        client_body_temp_path {room}/body; proxy_temp_path {room}/proxy; fastcgi_temp_path {room}/fastcgi;
+        uwsgi_temp_path {room}/uwsgi; scgi_temp_path {room}/scgi;
+        server {{
+            listen {address}:443 ssl http2;
+            ssl_certificate {pem}; ssl_certificate_key {pem};
+            root {room};
+            location /sink {{ proxy_pass http://127.0.0.1:8080/; }}
+        }}
+        server {{ listen 127.0.0.1:8080; location / {{ return 200 "sunk"; }} }}
+    }}
+"""
+
+
+@contextmanager
+def nginx(internet: Internet, room: Path) -> Iterator[None]:
+    pem = internet.directory / f"{world.PROGRAMS}.pem"
+    config = room / "nginx.conf"
+    config.write_text(NGINX.format(room=room, pem=pem, address=world.PROGRAMS))
+    room.chmod(0o755)
+    argv = internet.far_argv("nginx", "-e", str(room / "error.log"), "-c", str(config))
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not (room / "nginx.pid").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()
+
+
+def test_curl_and_nginx_speak_http2_end_to_end(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, tmp_path: Path
+) -> None:
+    lab = workspace(allow=[NAME])
+    room = tmp_path / "nginx"
+    room.mkdir()
+    content = os.urandom(UPLOAD)
+    (room / "file").write_bytes(content)
+    with nginx(internet, room):
+        got = lab.guest.curl(
+            "--http2", f"{URL}/file", "-o", str(tmp_path / "got"), "-w", "%{http_version} %{http_code}"
+        )
+        assert got.stdout == "2 200", got.stderr
+        assert hashlib.sha256((tmp_path / "got").read_bytes()).digest() == hashlib.sha256(content).digest()
+        up = lab.guest.curl("--http2", f"{URL}/sink", "--data-binary", f"@{tmp_path / 'got'}", "-w", " %{http_version}")
+        assert up.stdout == "sunk 2", up.stderr
+        # Twenty at once on one connection, one of them refused.
+        refused = ("--next", "-sS", "--cacert", str(lab.guest.trust), "-H", "Host: evil.test", "-o", "/dev/null")
+        many = lab.guest.curl(
+            "--http2", "--parallel", f"{URL}/file?[1-20]", "-o", "/dev/null", "-w", "%{http_code}\n", *refused,
+            "-w", "%{http_code}\n", f"{URL}/refused",
+        )  # fmt: skip
+        assert sorted(many.stdout.split()) == ["200"] * 20 + ["403"], many.stderr
+        # HTTP/1.1 is still spoken to those who ask for it.
+        old = lab.guest.curl("--http1.1", f"{URL}/file", "-o", "/dev/null", "-w", "%{http_version} %{http_code}")
+        assert old.stdout == "1.1 200", old.stderr
+    served = (room / "access.log").read_text().splitlines()
+    records = lab.records("egress_request")
+    assert len(served) == len(records) + 1 == 24  # nginx passes the upload to itself
+    assert {record["http"] for record in records} == {"1.1", "2"}
+    assert next(r for r in records if r["path"] == "/sink")["bytes_out"] > UPLOAD
+    assert lab.wait_for("egress_deny", reason="host_mismatch")["path"] == "/refused"
+    assert oracle.leaks({TLS}, {NAME}) == ()
+
+
+def test_a_grpc_stream_goes_both_ways_message_by_message(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    lab = workspace(allow=[NAME])
+    environment = ("env", "GRPC_DNS_RESOLVER=native")
+    client = (*environment, sys.executable, str(SERVERS / "grpc_client.py"), str(lab.guest.trust))
+    with python_server(internet, "grpc_origin.py"):
+        assert lab.guest.run(*client, NAME, "500").stdout == "500 500"
+        assert lab.guest.run(*client, "evil.test", "1").stdout == "UNAVAILABLE"
+    record = lab.wait_for("egress_request", path="/test.Echo/Echo")
+    assert (record["method"], record["status"], record["http"]) == ("POST", 200, "2")
+    assert record["bytes_out"] > 50_000
+    assert oracle.leaks({TLS}, {NAME}) == ()
