@@ -48,6 +48,11 @@ PAYLOADS = {
     + OK
     + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
     "h2 without asking": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    "two slashes": b"GET //evil.test/smuggled HTTP/1.1\r\n" + OK + b"\r\n",
+    "websocket without a key": b"GET /smuggled HTTP/1.1\r\n"
+    + OK
+    + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    + HIDDEN,
     "HTTP/0.9": b"GET /smuggled\r\n",
     "chunk with a bare LF": b"POST /sink HTTP/1.1\r\n" + OK + b"Transfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n" + HIDDEN,
     "chunk size with a sign": b"POST /sink HTTP/1.1\r\n"

@@ -74,7 +74,7 @@ class Reason(StrEnum):
     REQUEST_MALFORMED = "request_malformed", "the HTTP request cannot be read in exactly one way"
     HOST_MISMATCH = "host_mismatch", "the request is for another host or port than its connection"
     CONNECT_REFUSED = "connect_refused", "CONNECT is not relayed"
-    UPGRADE_REFUSED = "upgrade_refused", "only WebSocket upgrades are relayed"
+    UPGRADE_REFUSED = "upgrade_refused", "only WebSocket upgrades are relayed, and only whole handshakes"
     NAME_UNRESOLVED = (
         "name_unresolved",
         "the name does not resolve, and the guest's own address is not taken for it",

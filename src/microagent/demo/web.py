@@ -1,8 +1,8 @@
 """The made-up internet's web servers: HTTP/1.1, plain and TLS, with one endpoint for each shape of traffic.
 
 `/` a line of text · `/bytes/N` N deterministic bytes · `POST /sink` what came: length and SHA-256 ·
-`/chunked` · `/sse` one event every tenth of a second · `/slow/N` N bytes, slowly · `/head` the request's head
-as it was received.
+`/chunked` · `/websocket` every message back · `/sse` one event every tenth of a second · `/slow/N` N bytes, slowly ·
+`/head` the request's head as it was received.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ class Websites:
                 web.get("/bytes/{length:\\d+}", _bytes),
                 web.get("/slow/{length:\\d+}", _slow),
                 web.get("/chunked", _chunked),
+                web.get("/websocket", _websocket),
                 web.get("/sse", _events),
                 web.get("/head", _head),
                 web.post("/sink", _sink),
@@ -101,6 +102,14 @@ async def _chunked(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     for number in range(10):
         await response.write(f"chunk {number}\n".encode())
+    return response
+
+
+async def _websocket(request: web.Request) -> web.WebSocketResponse:
+    response = web.WebSocketResponse()
+    await response.prepare(request)
+    async for message in response:
+        await response.send_str(message.data)
     return response
 
 

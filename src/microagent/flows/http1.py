@@ -21,6 +21,8 @@ from microagent.wire.http1 import (
     Framing,
     HeadLimits,
     RequestHead,
+    ResponseHead,
+    accepts,
     find_head_end,
     parse_request_head_untrusted,
     parse_response_head_untrusted,
@@ -201,7 +203,7 @@ class HttpConversation:
             return Reason.HOST_MISMATCH, None
         if request.connect:
             return Reason.CONNECT_REFUSED, None
-        if request.upgrade is not None and request.upgrade != "websocket":
+        if request.upgrade is not None and request.websocket_key is None:
             return Reason.UPGRADE_REFUSED, None
         verdict = self.decide()
         return (None if verdict.allowed else verdict.reason), verdict
@@ -262,7 +264,7 @@ class HttpConversation:
             exchange.bytes_in += len(head)
             self.bytes_in += len(head)
             if response.status == 101:
-                return effects + self._switch(exchange, response.upgrade, head, rest, now)
+                return effects + self._switch(exchange, response, head, rest, now)
             if response.status < 200:
                 effects.append(ToGuest(head))
                 exchange.interim += 1
@@ -292,10 +294,13 @@ class HttpConversation:
         # The request is on record before the guest has the last of its answer.
         return [*over[:1], ToGuest(passing), *over[1:]] if over else [ToGuest(passing)]
 
-    def _switch(self, exchange: _Exchange, protocol: str | None, head: bytes, rest: bytes, now: float) -> list[Effect]:
-        """101: only the WebSocket that was asked for becomes a tunnel (RFC 6455 4.2.2)."""
-        if not exchange.request.upgrade == protocol == "websocket":
-            return self._bad_gateway(exchange, "101 to a request that asked for no upgrade", now)
+    def _switch(
+        self, exchange: _Exchange, response: ResponseHead, head: bytes, rest: bytes, now: float
+    ) -> list[Effect]:
+        """101: only the WebSocket that was asked for, and is proven to be the answer, becomes a tunnel."""
+        key = exchange.request.websocket_key
+        if key is None or response.upgrade != "websocket" or not accepts(key, response.websocket_accept):
+            return self._bad_gateway(exchange, "101 that is no answer to a WebSocket handshake", now)
         self.tunnel = True
         exchange.response_done = True
         self.bytes_in += len(rest)

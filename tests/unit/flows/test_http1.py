@@ -110,9 +110,52 @@ def test_what_is_no_plain_request_is_refused_and_nothing_goes_on(head: bytes, re
     assert isinstance(effects[-1], Finish)
 
 
+# The example of RFC 6455 section 1.3.
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+UPGRADE = b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+VERSION = b"Sec-WebSocket-Version: 13\r\n"
+WEBSOCKET = GET[:-2] + UPGRADE + KEY + VERSION + b"\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\n" + UPGRADE + ACCEPT + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        (KEY, b""),
+        (KEY, KEY + KEY),
+        (KEY, b"Sec-WebSocket-Key: short\r\n"),
+        (KEY, KEY.replace(b"Q==", b"R==")),  # bits that no base64 writer sets
+        (VERSION, b""),
+        (VERSION, b"Sec-WebSocket-Version: 8\r\n"),
+        (b"keep-alive, Upgrade", b"keep-alive"),
+        (b"Upgrade: websocket", b"Upgrade: websocket, h2c"),
+        (b"GET", b"POST"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (VERSION, VERSION + b"Content-Length: 5\r\n"),
+    ],
+)
+def test_half_a_websocket_handshake_is_refused(part: bytes, instead: bytes) -> None:
+    assert out(conversation().from_guest(WEBSOCKET, 1.0)) == WEBSOCKET
+    assert part in WEBSOCKET
+    effects = conversation().from_guest(WEBSOCKET.replace(part, instead), 1.0)
+    assert out(effects) == b""
+    assert records(effects)[0]["reason"] == "upgrade_refused"
+
+
+@pytest.mark.parametrize(
+    "accept", [b"", ACCEPT + ACCEPT, ACCEPT.replace(b"s3p", b"S3p"), ACCEPT.replace(b"Oo=", b"Oo")]
+)
+def test_101_without_its_proof_is_a_bad_gateway(accept: bytes) -> None:
+    talk = conversation()
+    talk.from_guest(WEBSOCKET, 1.0)
+    effects = talk.from_upstream(SWITCHED.replace(ACCEPT, accept), 1.0)
+    assert back(effects).startswith(b"HTTP/1.1 502 ")
+    assert not talk.tunnel
+
+
 def test_a_websocket_becomes_a_tunnel_only_with_101() -> None:
-    upgrade = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
-    switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    upgrade, switched = WEBSOCKET, SWITCHED
     talk = conversation()
     assert out(talk.from_guest(upgrade, 1.0)) == upgrade
     assert back(talk.from_upstream(switched + b"frame", 1.0)) == switched + b"frame"

@@ -20,6 +20,7 @@ from microagent.wire.http1.head import (
 )
 from microagent.wire.http1.request import RequestHead, parse_request_head_untrusted
 from microagent.wire.http1.response import ResponseHead, parse_response_head_untrusted
+from microagent.wire.http1.websocket import accepts
 
 __all__ = [
     "CHUNKED",
@@ -32,6 +33,7 @@ __all__ = [
     "HeadLimits",
     "RequestHead",
     "ResponseHead",
+    "accepts",
     "find_head_end",
     "parse_request_head_untrusted",
     "parse_response_head_untrusted",

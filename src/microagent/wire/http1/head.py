@@ -31,7 +31,8 @@ FIELDS: Final = rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+\r\n"
 _END: Final = re.compile(rb"\n\r?\n")
 # No trimming of the value here: `.strip` is cheaper than what a lazy pattern would cost.
 _NOTABLE: Final = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|connection|upgrade):([^\r]*+)", re.IGNORECASE
+    rb"\r\n(host|content-length|transfer-encoding|connection|upgrade|sec-websocket-(?:key|version|accept)):([^\r]*+)",
+    re.IGNORECASE,
 )
 # At most 18 digits, which 63 bits hold, and no leading zero, which some read as octal.
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")

@@ -21,6 +21,7 @@ from microagent.wire.http1.head import (
     fault,
     notable_fields,
 )
+from microagent.wire.http1.websocket import read_key
 
 # A fragment is never sent (RFC 9112 section 3.2); a "#" in a target is read differently by different servers.
 _HEAD: Final = re.compile(
@@ -40,8 +41,9 @@ class RequestHead:
 
     `target` is the request target as sent, `path` its path alone: no query, no authority. `host` is the
     canonical name, or the text of an IP address without brackets, and `port` what was written beside it,
-    None for nothing. `upgrade` is the protocol asked for in lower case, with commas between several.
-    `close`: no request follows. `absolute_scheme` is "http" or "https" if the target was a whole URL.
+    None for nothing. `upgrade` is the protocol asked for in lower case, with commas between several;
+    `websocket_key` is there if the request is a whole WebSocket handshake. `close`: no request follows.
+    `absolute_scheme` is "http" or "https" if the target was a whole URL.
     """
 
     method: str
@@ -52,6 +54,7 @@ class RequestHead:
     port: int | None
     framing: Framing
     upgrade: str | None
+    websocket_key: bytes | None
     connect: bool
     close: bool
     absolute_scheme: str | None
@@ -72,6 +75,7 @@ def parse_request_head_untrusted(head: bytes, limits: HeadLimits = DEFAULT_LIMIT
     host, port = parse_authority_untrusted(hosts[0])
     path, scheme = _read_target(method, target, host, port)
     options = connection_options(fields)
+    framing = body_framing(fields, minor) or NO_BODY
     return RequestHead(
         method=method,
         target=target,
@@ -79,8 +83,9 @@ def parse_request_head_untrusted(head: bytes, limits: HeadLimits = DEFAULT_LIMIT
         version=(1, minor),
         host=host,
         port=port,
-        framing=body_framing(fields, minor) or NO_BODY,
+        framing=framing,
         upgrade=read_upgrade(fields),
+        websocket_key=read_key(method, minor, framing, options, fields) if b"upgrade" in fields else None,
         connect=method == "CONNECT",
         close=closes(options, minor),
         absolute_scheme=scheme,
@@ -123,6 +128,9 @@ def _read_target(method: str, target: bytes, host: str, port: int | None) -> tup
         if parse_authority_untrusted(target) != (host, port):
             raise Malformed("a CONNECT target that differs from Host")
         return "", None
+    if target.startswith(b"//"):
+        # A path to RFC 9112, an authority to RFC 3986 and to whoever reads the target as a URL.
+        raise Malformed("a request target that begins with two slashes")
     if target.startswith(b"/"):
         return target.partition(b"?")[0].decode("ascii"), None
     if target == b"*" and method == "OPTIONS":
@@ -135,6 +143,8 @@ def _read_target(method: str, target: bytes, host: str, port: int | None) -> tup
     named, named_port = parse_authority_untrusted(match[2])
     if named != host or (named_port or default) != (port or default):
         raise Malformed("a request target that differs from Host")
+    if match[3].startswith(b"//"):
+        raise Malformed("a request target whose path begins with two slashes")
     return match[3].decode("ascii") or "/", scheme
 
 

@@ -28,12 +28,16 @@ _HEAD: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + VALUE + rb"
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """One response; `upgrade` is what a 101 switches to, None otherwise; `close`: it is the last one."""
+    """One response; `upgrade` is what a 101 switches to, None otherwise; `close`: it is the last one.
+
+    `websocket_accept` are the values of a 101's Sec-WebSocket-Accept.
+    """
 
     status: int
     version: tuple[int, int]
     framing: Framing
     upgrade: str | None
+    websocket_accept: tuple[bytes, ...]
     close: bool
 
 
@@ -59,6 +63,7 @@ def parse_response_head_untrusted(
         version=(1, minor),
         framing=framing,
         upgrade=upgrade,
+        websocket_accept=tuple(fields.get(b"sec-websocket-accept", ())) if upgrade else (),
         close=framing is UNTIL_CLOSE or closes(options, minor),
     )
 

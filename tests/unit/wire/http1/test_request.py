@@ -42,6 +42,7 @@ def test_all_facts() -> None:
         port=8080,
         framing=Framing(BodyKind.LENGTH, 17),
         upgrade="websocket,h2c",
+        websocket_key=None,
         connect=False,
         close=True,
         absolute_scheme=None,
@@ -56,7 +57,6 @@ def test_all_facts() -> None:
         ("GET http://api.example/a HTTP/1.1", "api.example:80", ("/a", "http")),
         ("GET https://api.example?b HTTP/1.1", "api.example:443", ("/", "https")),
         ("OPTIONS * HTTP/1.1", "api.example", ("*", None)),
-        ("GET //evil.example/x HTTP/1.1", "api.example", ("//evil.example/x", None)),
     ],
 )
 def test_targets(line: str, host: str, expected: tuple[str, str | None]) -> None:
@@ -208,6 +208,8 @@ SMUGGLING = {
     "a target with a NUL": head(line="GET /\x00 HTTP/1.1"),
     "an authority for GET": head(line="GET api.example:80 HTTP/1.1"),
     "a relative path": head(line="GET a HTTP/1.1"),
+    "two slashes": head(line="GET //evil.example/x HTTP/1.1"),
+    "two slashes in a URL": head(line="GET http://api.example//evil.example/x HTTP/1.1"),
     "a URL of another host": head(line="GET http://evil.example/ HTTP/1.1"),
     "a URL of another port": head(line="GET http://api.example:8080/ HTTP/1.1"),
     "a URL of another scheme's port": head(line="GET https://api.example/ HTTP/1.1", host="api.example:80"),

@@ -63,7 +63,7 @@ def test_close() -> None:
 def test_a_switch_of_protocols() -> None:
     line = "HTTP/1.1 101 Switching Protocols"
     assert parse_response_head_untrusted(head(*SWITCH, line=line), "GET") == ResponseHead(
-        status=101, version=(1, 1), framing=NO_BODY, upgrade="websocket", close=False
+        status=101, version=(1, 1), framing=NO_BODY, upgrade="websocket", websocket_accept=(), close=False
     )
     offer = head("Upgrade: h2c", "Connection: Upgrade", "Content-Length: 5")
     assert parse_response_head_untrusted(offer, "GET").upgrade is None

@@ -1,4 +1,4 @@
-"""Programs that people use, on both ends: curl with nghttp2, nginx, gRPC."""
+"""Programs that people use, on both ends: curl with nghttp2, nginx, gRPC; and WebSockets, which stay with HTTP/1.1."""
 
 import hashlib
 import os
@@ -107,3 +107,17 @@ def test_a_grpc_stream_goes_both_ways_message_by_message(
     assert (record["method"], record["status"], record["http"]) == ("POST", 200, "2")
     assert record["bytes_out"] > 50_000
     assert oracle.leaks({TLS}, {NAME}) == ()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_websocket_passes_both_ways(oracle: Oracle, workspace: MakeWorkspace, scheme: str) -> None:
+    lab = workspace(allow=["api.ok.test"])
+    client = (sys.executable, str(SERVERS / "websocket_client.py"))
+    came = lab.guest.run(*client, f"{scheme}://api.ok.test/websocket", str(lab.guest.trust), "100")
+    assert came.stdout == "100", came.stderr
+    assert lab.wait_for("egress_request", path="/websocket")["status"] == 101
+    closed = lab.wait_for("egress_close", host="api.ok.test")
+    assert closed["bytes_out"] > 50_000
+    assert closed["bytes_in"] > 50_000
+    port = {"ws": 80, "wss": 443}[scheme]
+    assert oracle.leaks({Destination("tcp", world.API, port)}, {"api.ok.test"}) == ()
