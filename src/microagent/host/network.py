@@ -109,11 +109,15 @@ class Network:
     def count_from(self, reported: dict[str, tuple[int, int]]) -> None:
         """What the log has already, so that `new_drops` begins after it: class -> (packets, bytes).
 
-        Where it has more, the rules were put back meanwhile and the kernel's counters began anew.
+        Where it has more, the rules were put back meanwhile and the kernel's counters began anew. Of refusals the log
+        does not tell who made them, so those are counted from now on.
         """
         now = netns.run_inside(self.path, nft.counters)
         known = {f"drop_{what}": figures for what, figures in reported.items()}
-        self._reported = {name: min(figures, known.get(name, (0, 0))) for name, figures in now.items()}
+        self._reported = {
+            name: min(figures, known.get(name, (0, 0))) if name.startswith("drop_") else figures
+            for name, figures in now.items()
+        }
 
     def new_drops(self) -> dict[str, tuple[int, int]]:
         """What the kernel dropped or refused since the last call: counter of steer.nft -> (packets, bytes)."""
