@@ -42,12 +42,12 @@ async def create(request: web.Request) -> web.Response:
     if request.query.get("dry_run") == "1":
         fleet.check_new(spec)
         return web.json_response(spec.to_json())
-    return web.json_response(await status(fleet.services, await fleet.create(spec)), status=201)
+    return web.json_response(await status(await fleet.create(spec)), status=201)
 
 
 async def show(request: web.Request) -> web.Response:
     """One workspace."""
-    return web.json_response(await status(request.app[FLEET].services, named(request)))
+    return web.json_response(await status(named(request)))
 
 
 async def delete(request: web.Request) -> web.Response:

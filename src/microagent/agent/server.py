@@ -41,6 +41,7 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
             web.post(f"{one}/policy", handlers.change_policy),
             web.get(f"{one}/egress", streams.egress),
             web.get(f"{one}/logs", streams.logs),
+            web.get(messages.EGRESS, streams.everything),
             web.get(messages.RUN, attach.run),
         ]
     )

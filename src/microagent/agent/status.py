@@ -2,17 +2,13 @@
 
 import asyncio
 
-from microagent.agent.services import Services
-from microagent.agent.summary import denied
 from microagent.agent.supervisor import Supervisor
 from microagent.api.messages import Denied, Status
-from microagent.workspace.store import EGRESS
 
 
-async def status(services: Services, supervisor: Supervisor) -> Status:
+async def status(supervisor: Supervisor) -> Status:
     """Everything about one workspace, refusals counted from its log."""
-    path = services.store.path(supervisor.record.name, EGRESS)
-    return brief(supervisor, await asyncio.to_thread(denied, path, ""))
+    return brief(supervisor, await asyncio.to_thread(supervisor.refusals.count))
 
 
 def brief(supervisor: Supervisor, refused: Denied) -> Status:

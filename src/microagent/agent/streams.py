@@ -1,23 +1,27 @@
 """Answers that go on while a workspace runs: its egress records, and its logs."""
 
 import asyncio
+import heapq
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
 
 from microagent.agent.handlers import FLEET, named
 from microagent.agent.supervisor import Supervisor
-from microagent.audit.reader import Filter, Tail, filter_from_query
+from microagent.audit.reader import Filter, filter_from_query
+from microagent.audit.tail import Tail
 from microagent.errors import ApiError
 from microagent.workspace.store import CONSOLE, EGRESS, OUTPUT
 
 # How often a followed file is looked at: fast enough to look live, and a few microseconds of work each time.
 _LOOK = 0.1
-# Records written to the client at once: the loop is not held for longer than a millisecond or so.
+# Records written to the client at once.
 _BATCH = 256
 _CHUNK = 64 * 1024
 
@@ -25,20 +29,45 @@ _SOURCES = {"output": OUTPUT, "console": CONSOLE}
 
 
 async def egress(request: web.Request) -> web.StreamResponse:
-    """Records as NDJSON: `?follow=1&denied=1&event=…&host=…&since=10m&limit=N&id=…`."""
+    """Records as NDJSON: `?follow=1&denied=1&event=…&host=…&since=10m&limit=N&id=…&flow=…`."""
     supervisor = named(request)
-    wanted = filter_from_query(request.query, datetime.now(UTC))
-    limit = _limit(request.query)
-    follow = request.query.get("follow") == "1"
-    path = request.app[FLEET].services.store.path(supervisor.record.name, EGRESS)
-    with Tail(path) as tail:
+    wanted, limit, follow = _asked(request)
+    with Tail(request.app[FLEET].services.store.path(supervisor.record.name, EGRESS)) as tail:
         answer = await _begin(request, "application/x-ndjson")
         going = _going_on(request, supervisor) if follow else False
-        past = _matching(tail, wanted)
-        await _write(answer, iter(deque(past, maxlen=limit)) if limit is not None else past)
+        await _write(answer, tail.past(wanted, limit))
         while going:
             going = await _pause(request, supervisor)
-            await _write(answer, _matching(tail, wanted))
+            await _write(answer, tail.records(wanted))
+    return answer
+
+
+async def everything(request: web.Request) -> web.StreamResponse:
+    """The same of all workspaces, by time, also of those made later; to be followed until the client leaves."""
+    fleet = request.app[FLEET]
+    wanted, limit, follow = _asked(request)
+    tails: dict[Supervisor, Tail] = {}
+    with ExitStack() as stack:
+        answer = await _begin(request, "application/x-ndjson")
+        past = True
+        while past or (follow and not _gone(request)):
+            here = fleet.all()
+            for supervisor in here:
+                if supervisor not in tails:
+                    path = fleet.services.store.path(supervisor.record.name, EGRESS)
+                    tails[supervisor] = stack.enter_context(Tail(path))
+            each = [
+                _of(supervisor.record.name, tail.past(wanted, limit) if past else tail.records(wanted))
+                for supervisor, tail in tails.items()
+            ]
+            merged = heapq.merge(*each, key=lambda record: str(record.get("ts", "")))
+            await _write(answer, _last(merged, limit) if past else merged)
+            past = False
+            # What it wrote last has just been read.
+            for supervisor in tails.keys() - set(here):
+                tails.pop(supervisor).close()
+            if follow:
+                await asyncio.sleep(_LOOK)
     return answer
 
 
@@ -73,22 +102,31 @@ async def _begin(request: web.Request, content_type: str) -> web.StreamResponse:
 
 
 async def _write(answer: web.StreamResponse, records: Iterator[dict[str, Any]]) -> None:
-    lines: list[str] = []
-    for record in records:
-        lines.append(json.dumps(record))
-        if len(lines) == _BATCH:
-            await answer.write("".join(f"{line}\n" for line in lines).encode())
-            lines.clear()
-    if lines:
+    """In a thread, since a filter may pass over a gigabyte before it finds anything."""
+    while lines := await asyncio.to_thread(lambda: [json.dumps(record) for record in islice(records, _BATCH)]):
         await answer.write("".join(f"{line}\n" for line in lines).encode())
 
 
-def _matching(tail: Tail, wanted: Filter) -> Iterator[dict[str, Any]]:
-    return (record for record in tail.records() if wanted(record))
+def _asked(request: web.Request) -> tuple[Filter, int | None, bool]:
+    wanted = filter_from_query(request.query, datetime.now(UTC))
+    return wanted, _limit(request.query), request.query.get("follow") == "1"
+
+
+def _of(workspace: str, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records, each with the name it was found under: what is no record of ours says nothing."""
+    return ({**record, "workspace": workspace} for record in records)
+
+
+def _last(records: Iterator[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
+    yield from records if limit is None else deque(records, maxlen=limit)
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _going_on(request: web.Request, supervisor: Supervisor) -> bool:
-    return supervisor.live and request.transport is not None and not request.transport.is_closing()
+    return supervisor.live and not _gone(request)
 
 
 async def _pause(request: web.Request, supervisor: Supervisor) -> bool:

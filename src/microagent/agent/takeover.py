@@ -19,7 +19,8 @@ from microagent.agent.ledger import Process
 from microagent.agent.leftovers import clear
 from microagent.agent.mediators import Mediator
 from microagent.agent.services import Services, netns_directory, sockets_directory
-from microagent.audit.reader import Filter, read
+from microagent.audit.reader import Filter
+from microagent.audit.tail import read
 from microagent.errors import HostError
 from microagent.guests.accelerator import QEMU
 from microagent.guests.qemu import adopt_guest

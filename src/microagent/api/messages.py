@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypedDict
 
 WORKSPACES: Final = "/v1/workspaces"
 RUN: Final = "/v1/run"
+EGRESS: Final = "/v1/egress"
 AGENT: Final = "/v1/agent"
 
 STDIN: Final = 0

@@ -1,30 +1,47 @@
-"""One record as a line for people: a rich Text for terminals, plain columns for pipes.
+"""One record in words for people, and as plain columns for pipes; `cli.live_lines` lays the words out on a terminal.
 
 Every string in a record may have been chosen by a guest or by a server it spoke to. So nothing reaches a terminal
-before `inert`, and rich gets Text objects, whose content it never reads as markup.
+before `inert`.
 """
 
 import unicodedata
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import Any
 
 from microagent.audit.reader import UNREADABLE, host_of, is_denial
 
-if TYPE_CHECKING:
-    from rich.text import Text
-
 Record = Mapping[str, Any]
 
-HEADINGS = ("TIME", "VERDICT", "HOST", "DST", "WHAT", "BYTES")
-_WIDTHS = (15, 7, 32, 21, 44, 0)
+HEADINGS = ("TIME", "VERDICT", "HOST", "DST", "WHAT", "BYTES", "TOOK")
+_WIDTHS = (15, 7, 32, 21, 44, 13, 0)
+_WORKSPACE_WIDTH = 16
 _STYLES = {"allow": "green", "deny": "bold red", "drop": "red", "error": "yellow", "request": "cyan"}
-# Control, format (bidi, zero width), surrogate, private, unassigned; line and paragraph separators.
-_LOUD = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters, numbers, punctuation, symbols. Not: control, format (bidi, zero width), surrogate, private, unassigned, marks
+# that pile up on what stands before them, and every space but the one.
+_QUIET = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"}) | {
+    *("Sm", "Sc", "Sk", "So")
+}
+# Written from right to left: a terminal that reorders would let these move what stands beside them (UAX #9).
+_REORDERED = frozenset({"R", "AL", "AN"})
+# Letters and symbols that show nothing: Hangul fillers and the empty Braille cell.
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def inert(text: object) -> str:
     """The text with everything that could move a cursor, colour, hide or reorder written as an escape."""
-    return "".join(_escape(char) if unicodedata.category(char) in _LOUD else char for char in str(text))
+    found = str(text)
+    if found.isascii() and found.isprintable():
+        return found
+    return "".join(char if _is_inert(char) else _escape(char) for char in found)
+
+
+def _is_inert(char: str) -> bool:
+    return char == " " or (
+        unicodedata.category(char) in _QUIET
+        and unicodedata.bidirectional(char) not in _REORDERED
+        and char not in _BLANK
+    )
 
 
 def verdict(record: Record) -> str:
@@ -54,34 +71,62 @@ def what(record: Record) -> str:
 
 
 def columns(record: Record) -> tuple[str, ...]:
-    """Time, verdict, host, destination, what, bytes: inert, uncut, "-" where there is nothing."""
+    """Time, verdict, host, destination, what, bytes, time taken: inert, uncut, "-" where there is nothing."""
     clock = str(record.get("ts", "")).partition("T")[2].removesuffix("Z")
     fields = (
-        clock, verdict(record), _host(record), record.get("dst", ""), what(record), _bytes(record)
+        clock, verdict(record), host(record), record.get("dst", ""), what(record), carried(record), took(record)
     )  # fmt: skip
     return tuple(inert(field) or "-" for field in fields)
 
 
-def plain(record: Record) -> str:
+def plain(record: Record, *, workspaces: bool = False) -> str:
     """The columns padded with spaces; a field that is too long pushes the rest, nothing is cut."""
-    return _padded(columns(record))
+    return _padded(columns(record), inert(record.get("workspace") or "-") if workspaces else "")
 
 
-def headings() -> str:
+def headings(*, workspaces: bool = False) -> str:
     """The line above the plain columns."""
-    return _padded(HEADINGS)
+    return _padded(HEADINGS, "WORKSPACE" if workspaces else "")
 
 
-def rich_line(record: Record) -> "Text":
-    """The columns as a rich Text, coloured by verdict."""
-    from rich.text import Text
+def style_of(word: str) -> str:
+    """The colour of a verdict, as rich names it."""
+    return _STYLES.get(word, "dim")
 
-    cells = columns(record)
-    style = _STYLES.get(cells[1], "dim")
-    line = Text(no_wrap=True, overflow="ellipsis")
-    for index, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True)):
-        line.append(f"{cell:<{width}} ", style="dim" if index == 0 else style if index in (1, 2) else "")
-    return line
+
+def number(record: Record, key: str) -> int:
+    """A field that should be a number, 0 when it is none."""
+    value = record.get(key)
+    if isinstance(value, float) and isfinite(value):
+        return round(value)
+    return value if isinstance(value, int) else 0
+
+
+def duration(milliseconds: int) -> str:
+    """A time in at most five characters: 87ms, 1.2s, 34s, 5m, 2h, 3d."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    seconds = milliseconds / 1000
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    for unit, length in (("s", 1), ("m", 60), ("h", 3600)):
+        if seconds < 120 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+def took(record: Record) -> str:
+    """How long it lasted, "" where the record does not say."""
+    return duration(number(record, "duration_ms")) if "duration_ms" in record else ""
+
+
+def brief(record: Record) -> str:
+    """`what` with the rule or the reason first and without the hint, for narrow terminals."""
+    if verdict(record) not in ("allow", "deny"):
+        return what(record)
+    why = record.get("reason") or record.get("limit") if verdict(record) == "deny" else record.get("rule")
+    parts = (why or ("unlisted" if record.get("unlisted") else ""), _subject(record))
+    return " · ".join(str(part) for part in parts if part)
 
 
 def size(count: int) -> str:
@@ -103,7 +148,7 @@ def _subject(record: Record) -> str:
     if event.startswith("egress_dns"):
         return f"dns {record.get('qtype', '')}{_answers(record)}".rstrip()
     if event == UNREADABLE:
-        return f"line {record.get('line')} of the log cannot be read"
+        return f"{record.get('bytes')} bytes at {record.get('offset')} of {record.get('file')} cannot be read"
     if verdict(record) == "info" or event == "gap":
         return event
     return " ".join(str(record[key]) for key in ("proto", "tls") if record.get(key))
@@ -117,12 +162,14 @@ def _answers(record: Record) -> str:
     return " → " + (" ".join(map(str, answers[:3])) if isinstance(answers, list) and answers else "nothing")
 
 
-def _host(record: Record) -> str:
-    host = host_of(record)
-    return "" if host == record.get("dst") else host
+def host(record: Record) -> str:
+    """What was asked for by name, "" where it was an address."""
+    found = host_of(record)
+    return "" if found == record.get("dst") else found
 
 
-def _bytes(record: Record) -> str:
+def carried(record: Record) -> str:
+    """Bytes out and in, "" where the record does not say."""
     if "bytes_out" in record or "bytes_in" in record:
         return f"↑{_count(record, 'bytes_out')} ↓{_count(record, 'bytes_in')}"
     return _count(record, "bytes") if "bytes" in record else ""
@@ -133,8 +180,12 @@ def _count(record: Record, key: str) -> str:
     return size(value) if isinstance(value, int) else "?"
 
 
-def _padded(cells: tuple[str, ...]) -> str:
-    return " ".join(f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
+def _padded(cells: tuple[str, ...], workspace: str) -> str:
+    """The workspace, where there is one, comes second."""
+    padded = [f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)]
+    if workspace:
+        padded.insert(1, f"{workspace:<{_WORKSPACE_WIDTH}}")
+    return " ".join(padded).rstrip()
 
 
 def _escape(char: str) -> str:

@@ -1,30 +1,38 @@
 """`egress` and `logs`: what a workspace did."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from microagent.cli.agent_call import with_agent
 from microagent.cli.output import Settings, json_option, say, say_json
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What the live view begins with: more than a screen, and there at once, however long the record is.
+_BEGINS_WITH = 200
+
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every workspace, also those made later.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the workspace ends, or Ctrl-C.")
 @click.option("--denied", is_flag=True, help="Only what was refused.")
 @click.option("--event", metavar="EVENT", help="Only this event, such as egress_dns_deny.")
 @click.option("--host", metavar="PATTERN", help="Only hosts that match, such as '*.example.org'.")
 @click.option("--since", metavar="TIME", help="Only the last 90s, 10m, 2h or 7d.")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="Only the last N of what is there.")
-@click.option("--id", "ident", metavar="ID", help="Only the decision with this id.")
+@click.option("--id", "ident", metavar="ID", help="Explain the decision with this id.")
 @json_option
 @click.pass_obj
 def egress(
     settings: Settings,
     /,
-    name: str,
+    name: str | None,
+    everything: bool,
     follow: bool,
     denied: bool,
     limit: int | None,
@@ -32,23 +40,44 @@ def egress(
     **only: str | None,
 ) -> None:
     """Show what a workspace asked for, and what was decided."""
-    import asyncio
-
-    from microagent.api.client import Client
-    from microagent.api.messages import workspace_path
-    from microagent.api.names import checked_name
-    from microagent.cli.pipes import while_read
-
+    if everything == (name is not None):
+        raise click.UsageError("give a workspace's NAME, or --all")
     query = {key: value for key, value in only.items() if value is not None}
     query |= {"follow": "1"} if follow else {}
     query |= {"denied": "1"} if denied else {}
     query |= {"limit": str(limit)} if limit is not None else {}
-    query |= {"id": ident} if ident is not None else {}
-    show = say_json if settings.json else _for_people()
+    if ident is not None:
+        if query or name is None:
+            raise click.UsageError("--id explains one decision of workspace NAME; it goes with no other choice")
+        from microagent.cli.decided import explain_decision
+
+        explain_decision(settings, name, ident)
+        return
+    _stream(settings, name, query)
+
+
+def _stream(settings: Settings, name: str | None, query: dict[str, str]) -> None:
+    import asyncio
+
+    from microagent.api.client import Client
+    from microagent.api.messages import EGRESS, workspace_path
+    from microagent.api.names import checked_name
+    from microagent.cli.pipes import while_read
+
+    path = EGRESS if name is None else workspace_path(checked_name(name), "egress")
+    follow = "follow" in query
+    live = follow and not settings.json and sys.stdout.isatty()
+    if live and not query.keys() & {"limit", "since"}:
+        query["limit"] = str(_BEGINS_WITH)
 
     async def stream() -> None:
         async with Client(settings.socket) as client:
-            async for record in client.lines(workspace_path(checked_name(name), "egress"), query):
+            records = client.lines(path, query)
+            if live:
+                await _show_live(records, name)
+                return
+            show = say_json if settings.json else _for_people(workspaces=name is None)
+            async for record in records:
                 show(record)
                 if follow:
                     sys.stdout.flush()
@@ -85,20 +114,45 @@ def logs(settings: Settings, name: str, follow: bool, console: bool) -> None:
     with_agent(settings, lambda: asyncio.run(while_read(sys.stdout.fileno(), stream())))
 
 
-def _for_people() -> Callable[[dict[str, Any]], None]:
-    """Shows a record: coloured on a terminal, in columns with a heading in a pipe."""
-    from microagent.audit.render import headings, plain, rich_line
+async def _show_live(records: AsyncIterator[dict[str, Any]], name: str | None) -> None:
+    from microagent.cli.live import View, show
 
+    title = "every workspace" if name is None else f"workspace {name}"
+    await show(records, View(title, workspaces=name is None), _terminal())
+
+
+def _for_people(*, workspaces: bool) -> Callable[[dict[str, Any]], None]:
+    """Shows a record: coloured on a terminal, in columns in a pipe, with a heading before the first."""
     if sys.stdout.isatty():
-        from rich.console import Console
+        return _on_terminal(workspaces)
+    from microagent.audit.render import headings, plain
 
-        console = Console(highlight=False)
-        return lambda record: console.print(rich_line(record))
-    untitled = [headings()]
+    untitled = [headings(workspaces=workspaces)]
 
     def show(record: dict[str, Any]) -> None:
         if untitled:
             say(untitled.pop())
-        say(plain(record))
+        say(plain(record, workspaces=workspaces))
 
     return show
+
+
+def _on_terminal(workspaces: bool) -> Callable[[dict[str, Any]], None]:
+    from microagent.cli.live_lines import Layout, line_of
+
+    console = _terminal()
+    layout = Layout(console.width, workspaces)
+    untitled = [layout.heading()]
+
+    def show(record: dict[str, Any]) -> None:
+        if untitled:
+            console.print(untitled.pop(), soft_wrap=True)
+        console.print(layout.line(line_of(record)), soft_wrap=True)
+
+    return show
+
+
+def _terminal() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)

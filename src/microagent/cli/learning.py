@@ -3,13 +3,16 @@
 The records come through the API; the decisions come from the engine that made them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from microagent.cli.agent_call import ask, with_agent
 from microagent.cli.egress_options import read_policy
 from microagent.cli.output import Settings, json_option, say, say_json, table
+
+if TYPE_CHECKING:
+    from microagent.decision.engine import Engine
 
 
 @click.command()
@@ -78,6 +81,22 @@ def stored_egress(settings: Settings, name: str) -> dict[str, Any]:
 
     egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name), "policy"))
     return egress
+
+
+def engine_of(stored: dict[str, Any]) -> "Engine":
+    """The engine that decides by what `stored_egress` gave."""
+    from ipaddress import ip_address, ip_network
+
+    from microagent.decision.engine import Engine
+    from microagent.policy.model import Mode, Policy
+    from microagent.policy.parse import entries_from_json
+
+    return Engine(
+        Mode.parse(stored["mode"]),
+        Policy(entries_from_json(stored["entries"])),
+        frozenset(ip_address(text) for text in stored["host_addresses"]),
+        tuple(ip_network(text) for text in stored["private"]),
+    )
 
 
 def _records(settings: Settings, name: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import click
 
 from microagent.cli import changing, learning
 from microagent.cli.egress_options import read_policy
-from microagent.cli.learning import stored_egress
+from microagent.cli.learning import engine_of, stored_egress
 from microagent.cli.output import Settings, json_option, note, say, say_json, table
 
 
@@ -50,12 +50,9 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
 
     Asks the policy of workspace NAME, or the one in --policy FILE.
     """
-    from ipaddress import ip_address, ip_network
-
     from microagent.decision.engine import Engine
     from microagent.decision.explain import explain as ask_engine
     from microagent.policy.model import Mode, Policy
-    from microagent.policy.parse import entries_from_json
 
     if len(words) != (1 if file is not None else 2):
         raise click.UsageError("give a workspace's NAME and a TARGET, or --policy FILE and a TARGET")
@@ -64,13 +61,7 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
     elif mode is not None:
         raise click.UsageError("--mode goes with --policy; a workspace has its own")
     else:
-        stored = stored_egress(settings, words[0])
-        engine = Engine(
-            Mode.parse(stored["mode"]),
-            Policy(entries_from_json(stored["entries"])),
-            frozenset(ip_address(text) for text in stored["host_addresses"]),
-            tuple(ip_network(text) for text in stored["private"]),
-        )
+        engine = engine_of(stored_egress(settings, words[0]))
     answer: dict[str, Any] = ask_engine(engine, words[-1])
     if settings.json:
         say_json(answer)

@@ -15,7 +15,11 @@ def explain(engine: Engine, target: str) -> dict[str, Any]:
     written, `nearest` the entry that misses by least and why, or None. A name is decided as a name: it is not looked
     up, so where it leads is not judged. Raises PolicyError for what is no target.
     """
-    question = parse_target(target)
+    return {**explain_question(engine, parse_target(target)), "target": target}
+
+
+def explain_question(engine: Engine, question: Question) -> dict[str, Any]:
+    """The same for a question that is one already, such as a past one; its `target` is ""."""
     verdict = engine.decide(question)
     return {
         "action": verdict.action.value,
@@ -26,7 +30,7 @@ def explain(engine: Engine, target: str) -> dict[str, Any]:
         "address_class": str(verdict.address_class),
         "tls": verdict.tls.value,
         "would_permit": verdict.would_permit,
-        "target": target,
+        "target": "",
         "proto": question.proto.value,
         "port": question.port,
         "unlisted": verdict.unlisted,

@@ -69,6 +69,12 @@ def past_decisions(records: Iterable[Record]) -> Iterator[Decided]:
         yield decided
 
 
+def past_question(record: Record) -> Question | None:
+    """What was asked, where the record is of a decision that a policy makes; None for all others."""
+    decided = _decided(record)
+    return decided.question if decided else None
+
+
 def _decided(record: Record) -> Decided | None:
     action = _ACTIONS.get(str(record.get("event")))
     try:

@@ -16,6 +16,7 @@ import pytest
 
 from microagent.agent.peers import may_speak
 from microagent.api.client import Client, NoAgent, call
+from microagent.api.messages import EGRESS as EGRESS_OF_ALL
 from microagent.api.messages import RUN, WORKSPACES, workspace_path
 from microagent.errors import ApiError
 from microagent.workspace.store import EGRESS
@@ -160,6 +161,73 @@ def test_egress_filters_on_the_agents_side(agent: Agent) -> None:
     assert len(agent.microagent("egress", "a").stdout.splitlines()) == 4
     assert agent.microagent("egress", "a", "--since", "soon").returncode == 2
     assert agent.microagent("egress", "b").returncode == 1
+
+
+def record(number: int, host: str, **fields: Any) -> str:
+    common = {"v": 1, "ts": f"2026-01-02T03:04:{number:02}.000000Z", "id": f"id{number}", "flow": f"id{number}"}
+    return json.dumps({**common, "event": "egress_deny", "host": host, **fields}) + "\n"
+
+
+def log_of(agent: Agent, name: str) -> Path:
+    return agent.state / "workspaces" / name / EGRESS
+
+
+def test_all_workspaces_are_one_record_by_time(agent: Agent) -> None:
+    for name, numbers in (("one", (1, 4)), ("two", (2, 3))):
+        agent.create(name)
+        log_of(agent, name).write_text("".join(record(number, f"h{number}.test") for number in numbers))
+    log_of(agent, "one").rename(log_of(agent, "one").with_name(f"{EGRESS}.1"))
+    log_of(agent, "one").write_text(record(5, "h5.test"))
+    shown = [json.loads(line) for line in agent.microagent("egress", "--all", "--json").stdout.splitlines()]
+    assert [one["id"] for one in shown] == ["id1", "id2", "id3", "id4", "id5"]
+    assert [one["workspace"] for one in shown] == ["one", "two", "two", "one", "one"]
+    last = agent.microagent("egress", "--all", "--limit", "2").stdout.splitlines()
+    assert [line.split()[1] for line in last] == ["WORKSPACE", "one", "one"]
+    assert agent.microagent("egress").returncode == agent.microagent("egress", "one", "--all").returncode == 2
+
+
+def test_following_all_workspaces_shows_those_made_later(agent: Agent) -> None:
+    agent.create("one")
+
+    async def follow() -> list[tuple[str, str]]:
+        seen = []
+        async with Client(agent.socket) as client:
+            async for one in client.lines(EGRESS_OF_ALL, {"follow": "1"}):
+                seen.append((one["workspace"], one["host"]))
+                if len(seen) == 1:
+                    await client.call("POST", WORKSPACES, {"name": "later", "image": "tiny"})
+                    log_of(agent, "later").write_text(record(2, "b.test"))
+                else:
+                    return seen
+        return seen
+
+    log_of(agent, "one").write_text(record(1, "a.test"))
+    assert asyncio.run(asyncio.wait_for(follow(), 10)) == [("one", "a.test"), ("later", "b.test")]
+
+
+def test_an_id_leads_to_the_reason_and_to_the_command_that_permits(agent: Agent) -> None:
+    agent.create("box", egress={"mode": "strict", "entries": []})
+    denied = record(1, "api.example.org", proto="tls", dst="203.0.113.7:443", reason="name_not_listed")
+    malformed = record(2, "", proto="tls", dst="203.0.113.7:443", reason="hello_malformed", error="no end")
+    inside = record(3, "api.example.org", id="request", flow="id1", reason="request_malformed", proto="http")
+    log_of(agent, "box").write_text(denied + malformed + inside)
+
+    shown = agent.microagent("egress", "box", "--id", "id1").stdout
+    assert "name_not_listed: no entry names this host, and strict mode needs one" in shown
+    answer = json.loads(agent.microagent("egress", "box", "--id", "id1", "--json").stdout)
+    assert [one["id"] for one in answer["records"]] == ["id1", "request"]
+    assert answer["commands"] == ["microagent policy allow box api.example.org"]
+    of_a_request = json.loads(agent.microagent("egress", "box", "--id", "request", "--json").stdout)
+    assert (of_a_request["reason"], of_a_request["commands"]) == ("request_malformed", [])
+    assert [one["id"] for one in of_a_request["records"]] == ["id1", "request"]
+    assert "no policy entry" in agent.microagent("egress", "box", "--id", "id2").stdout
+
+    assert agent.microagent(*answer["commands"][0].split()[1:]).returncode == 0
+    again = json.loads(agent.microagent("egress", "box", "--id", "id1", "--json").stdout)
+    assert (again["now"]["action"], again["commands"]) == ("allow", [])
+    unknown = agent.microagent("egress", "box", "--id", "nope")
+    assert (unknown.returncode, "has the id 'nope'" in unknown.stderr) == (1, True)
+    assert agent.microagent("egress", "box", "--id", "id1", "--denied").returncode == 2
 
 
 def test_the_cli_shows_what_there_is(agent: Agent) -> None:

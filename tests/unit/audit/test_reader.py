@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microagent.audit.reader import UNREADABLE, Filter, Tail, duration, filter_from_query, is_denial, read
+from microagent.audit.reader import UNREADABLE, Filter, duration, filter_from_query, is_denial
+from microagent.audit.tail import Tail, read
 from microagent.errors import ApiError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -101,10 +102,11 @@ def test_a_tail_may_begin_before_the_log(tmp_path: Path) -> None:
 
 
 def test_a_bad_line_is_reported_in_its_place_and_no_filter_hides_it(log: Path) -> None:
+    size = log.stat().st_size
     log.write_bytes(log.read_bytes() + b"\xff{not json\n[1]\n" + lines({"id": "5"}).encode())
     found = list(read(log, Filter(id="5")))
     assert [record["event"] for record in found[:2]] == [UNREADABLE, UNREADABLE]
-    assert [record["line"] for record in found[:2]] == [5, 6]
+    assert [record["offset"] for record in found[:2]] == [size, size + 11]
     assert found[2]["id"] == "5"
 
 
