@@ -14,11 +14,13 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: help setup demo test bench lint format clean install uninstall
+.PHONY: help setup demo test bench screenshots lint format clean
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"
 	@echo "make test     set everything up and run every check and test"
 	@echo "make bench    measure against peers, which it installs; writes docs/performance.md"
+	@echo "make screenshots  draw the README's pictures anew, from a real run"
 	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
 	@echo "make install  install for this machine: the command, the agent as a systemd unit, the guest's files"
 	@echo "make uninstall  stop all workspaces and remove that; PURGE=1 removes /var/lib/microagent as well"
@@ -55,6 +57,10 @@ test: setup
 bench: setup
 	$(call apt_install,$(APT_BENCH))
 	PYTHONPATH=. $(BIN)/python -m tests.bench
+
+# The pictures in the README, from a real run.
+screenshots: setup
+	$(BIN)/python -m microagent.demo.screenshots docs/images
 
 lint: $(VENV)/.done
 	$(BIN)/ruff format --check src tests vm_fixtures

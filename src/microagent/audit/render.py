@@ -121,11 +121,14 @@ def took(record: Record) -> str:
 
 
 def brief(record: Record) -> str:
-    """`what` with the rule or the reason first and without the hint, for narrow terminals."""
-    if verdict(record) not in ("allow", "deny"):
+    """`what` for narrow terminals: a denial's reason comes first, an allow's rule last, and hints not at all."""
+    word = verdict(record)
+    if word == "deny":
+        parts = (record.get("reason") or record.get("limit"), _subject(record))
+    elif word == "allow":
+        parts = (_subject(record), record.get("rule") or ("unlisted" if record.get("unlisted") else ""))
+    else:
         return what(record)
-    why = record.get("reason") or record.get("limit") if verdict(record) == "deny" else record.get("rule")
-    parts = (why or ("unlisted" if record.get("unlisted") else ""), _subject(record))
     return " · ".join(str(part) for part in parts if part)
 
 

@@ -56,7 +56,10 @@ class Layout:
 
     @property
     def columns(self) -> dict[str, int]:
-        """Names and widths, in order, one space between them; what is left is WHAT's."""
+        """Names and widths, in order, one space between them; what is left is WHAT's.
+
+        Below 100 cells bytes and time are written at the end of WHAT, since most lines have none.
+        """
         wide, medium = self.width >= _WIDE, self.width >= _MEDIUM
         fixed = {"TIME": 15 if wide else 8}
         if self.workspaces:
@@ -64,7 +67,7 @@ class Layout:
         fixed |= {"VERDICT": 7, "N": 5, "HOST": 36 if wide else 24 if medium else 20}
         if wide:
             fixed["DST"] = 21
-        after = {"BYTES": 12, "TOOK": 5} if medium or not self.workspaces else {}
+        after = {"BYTES": 12, "TOOK": 5} if medium else {}
         taken = sum(fixed.values()) + sum(after.values()) + len(fixed) + len(after)
         return fixed | {"WHAT": max(8, self.width - taken)} | after
 
@@ -99,7 +102,11 @@ class Layout:
             "BYTES": _bytes(line),
             "TOOK": took(record),
         }
-        return {name: inert(cell) for name, cell in shown.items()}
+        cells = {name: inert(cell) for name, cell in shown.items()}
+        columns = self.columns
+        if "BYTES" not in columns and (after := f"{cells['BYTES']} {cells['TOOK']}".strip()):
+            cells["WHAT"] = f"{fit(cells['WHAT'], max(1, columns['WHAT'] - len(after) - 1))} {after}"
+        return cells
 
 
 def fit(text: str, width: int) -> str:

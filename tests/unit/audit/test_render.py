@@ -102,13 +102,13 @@ def test_a_time_that_is_no_number_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("record", "shown"),
     [
-        (ALLOW, "allow: api.example.org · tls intercept"),
+        (ALLOW, "tls intercept · allow: api.example.org"),
         ({"event": "egress_deny", "proto": "http", "reason": "name_not_listed", "hint": "h"}, "name_not_listed · http"),
-        ({"event": "egress_allow", "proto": "tcp", "unlisted": True}, "unlisted · tcp"),
+        ({"event": "egress_allow", "proto": "tcp", "unlisted": True}, "tcp · unlisted"),
         (REQUEST, "GET /v1 200"),
     ],
 )
-def test_in_few_words_the_rule_or_the_reason_comes_first(record: dict[str, Any], shown: str) -> None:
+def test_in_few_words(record: dict[str, Any], shown: str) -> None:
     assert brief(record) == shown
 
 
