@@ -75,10 +75,13 @@ def body(record: Record, *, ts: str, seq: int, ident: str, workspace: str) -> by
 
 
 def _cut(fields: dict[str, Any]) -> bool:
-    """Shorten what is too long, in place; True when something was."""
+    """Shorten what is too long, also inside of lists, in place; True when something was."""
     found = False
     for name, value in fields.items():
         if isinstance(value, str) and len(value) > MAX_TEXT:
             fields[name] = value[:MAX_TEXT]
+            found = True
+        elif isinstance(value, list | tuple) and any(isinstance(part, str) and len(part) > MAX_TEXT for part in value):
+            fields[name] = [part[:MAX_TEXT] if isinstance(part, str) else part for part in value]
             found = True
     return found

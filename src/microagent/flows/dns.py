@@ -168,4 +168,5 @@ class DnsHead:
 
 def _shown_untrusted(question: bytes) -> str:
     """A name that is none, so that a person can see what was tried: bytes outside of ASCII text are escaped."""
-    return question[:-4].decode("latin-1").encode("unicode_escape").decode("ascii")
+    # By hand: Python's own codec for this is read from a file at its first use, and a mediator may read none.
+    return "".join(chr(byte) if 0x20 < byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in question[:-4])

@@ -46,6 +46,12 @@ def test_long_text_is_cut_and_says_so() -> None:
     assert parsed["truncated"] is True
 
 
+def test_long_text_in_a_list_is_cut_too() -> None:
+    parsed = json.loads(line(Record(Event.DNS_ALLOW, {"answers": ["192.0.2.1", "a" * 70000]})))
+    assert [len(answer) for answer in parsed["answers"]] == [9, MAX_TEXT]
+    assert parsed["truncated"] is True
+
+
 @given(st.lists(st.text(), min_size=3, max_size=6, unique=True))
 def test_a_chain_shows_every_change(hosts: list[str]) -> None:
     lines, previous = [], chain.START
