@@ -12,7 +12,7 @@ from microagent.policy.model import Verb
 from microagent.policy.parse import parse_entry
 
 DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
-_NO_PATHS = ("upstream_ca", "private", "limits")
+_NO_PATHS = ("upstream_ca", "private", "limits", "metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Config:
     """Where things are, and what a workspace may take.
 
     All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots; `private` are networks of
-    the operator's that count as private (contract 4), besides those of the table.
+    the operator's that count as private (contract 4), besides those of the table; `metrics` is a loopback address and
+    port or the path of a unix socket, "" for none.
     """
 
     state_dir: Path = Path("/var/lib/microagent")
@@ -31,6 +32,7 @@ class Config:
     guest_dir: Path = Path("/var/cache/microagent/guest")
     private: tuple[Network, ...] = ()
     limits: Limits = DEFAULT_LIMITS
+    metrics: str = ""
 
 
 def load(file: Path | None) -> Config:
@@ -50,6 +52,8 @@ def load(file: Path | None) -> Config:
         config = replace(config, private=_networks(document, "private"))
     if "limits" in document.values:
         config = replace(config, limits=_limits(document))
+    if "metrics" in document.values:
+        config = replace(config, metrics=_metrics(document))
     # mypy cannot know that every other field is a path.
     paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key not in _NO_PATHS}
     return replace(config, **paths)
@@ -85,6 +89,19 @@ def _networks(document: Mapping, key: str) -> tuple[Network, ...]:
             raise PolicyError((document.problem(key, f"{key}: {item} is a name, not an address or a CIDR block"),))
         found.append(entry.network)
     return tuple(found)
+
+
+def _metrics(document: Mapping) -> str:
+    value = document.values["metrics"]
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        if value.startswith("/") or (
+            host in ("127.0.0.1", "[::1]") and port.isascii() and port.isdigit() and 0 < int(port) < 65536
+        ):
+            return value
+    hint = "write metrics: 127.0.0.1:9464, or metrics: /run/microagent/metrics.sock"
+    what = "metrics is neither a loopback address with a port nor the path of a socket"
+    raise PolicyError((document.problem("metrics", what, hint),))
 
 
 def _limits(document: Mapping) -> Limits:

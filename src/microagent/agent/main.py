@@ -18,6 +18,7 @@ from microagent import __version__
 from microagent.agent.config import Config, load
 from microagent.agent.fleet import Fleet
 from microagent.agent.ledger import Ledger
+from microagent.agent.metrics_server import serving_metrics
 from microagent.agent.peers import group_id, listen
 from microagent.agent.server import application
 from microagent.agent.services import Services, netns_directory, sockets_directory
@@ -88,6 +89,7 @@ async def _serve(config: Config) -> None:
         last.callback(config.socket.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
         _notify_ready()
+        await last.enter_async_context(serving_metrics(fleet, config, group))
         log.info("ready version=%s pid=%d socket=%s", __version__, os.getpid(), config.socket)
         stop = await told.get() == signal.SIGINT
         log.info("going down, workspaces are %s", "stopped" if stop else "left running")

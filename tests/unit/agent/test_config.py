@@ -19,6 +19,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert load(file) == Config(state_dir=Path("/srv/m"), upstream_ca=(Path("/etc/a.pem"),))
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9464", "[::1]:9464", "/run/microagent/metrics.sock"])
+def test_metrics_stay_on_this_machine(tmp_path: Path, address: str) -> None:
+    assert load(written(tmp_path / "agent.yaml", f"metrics: '{address}'\n")).metrics == address
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -28,6 +33,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         "upstream_ca: [a.pem]",
         "statedir: /x",
         "[]",
+        "metrics: 9464",
+        "metrics: 0.0.0.0:9464",
+        "metrics: localhost:9464",
+        "metrics: 127.0.0.1:0",
+        "metrics: 127.0.0.1:65536",
         "private: 10.0.0.0/8",
         "private: [intra.test]",
         "private: [10.0.0.1/8]",
