@@ -13,8 +13,7 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping prom
 
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help setup demo test bench lint format clean install uninstall
-.PHONY: help setup demo test bench screenshots lint format clean
+.PHONY: help setup demo test bench lint format clean install uninstall screenshots
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"

@@ -88,8 +88,8 @@ async def _serve(config: Config) -> None:
         sock = listen(config.socket, group)
         last.callback(config.socket.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
-        _notify_ready()
         await last.enter_async_context(serving_metrics(fleet, config, group))
+        _notify_ready()
         log.info("ready version=%s pid=%d socket=%s", __version__, os.getpid(), config.socket)
         stop = await told.get() == signal.SIGINT
         log.info("going down, workspaces are %s", "stopped" if stop else "left running")
