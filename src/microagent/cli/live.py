@@ -76,16 +76,18 @@ class View:
 async def show(records: AsyncIterator[dict[str, Any]], view: View, console: Console) -> None:
     """Shows records until there are no more, or until it is cancelled; the sums stay."""
     console.print(view.heading(console.width))
-    with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
-        drawing = asyncio.create_task(_draw(view, console, live))
-        try:
-            async for record in records:
-                view.feed(record, time.monotonic())
-            view.end()
-        finally:
-            drawing.cancel()
-            _print(console, view.leaving(console.width, everything=True))
-    console.print(*view.sums(console.width, time.monotonic()), sep="\n")
+    try:
+        with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
+            drawing = asyncio.create_task(_draw(view, console, live))
+            try:
+                async for record in records:
+                    view.feed(record, time.monotonic())
+                view.end()
+            finally:
+                drawing.cancel()
+                _print(console, view.leaving(console.width, everything=True))
+    finally:
+        console.print(*view.sums(console.width, time.monotonic()), sep="\n")
 
 
 async def _draw(view: View, console: Console, live: Live) -> None:

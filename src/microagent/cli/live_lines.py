@@ -58,7 +58,7 @@ class Layout:
     def columns(self) -> dict[str, int]:
         """Names and widths, in order, one space between them; what is left is WHAT's.
 
-        Below 100 cells bytes and time are written at the end of WHAT, since most lines have none.
+        In narrow terminals bytes and time are written at the end of WHAT, since most lines have none.
         """
         wide, medium = self.width >= _WIDE, self.width >= _MEDIUM
         fixed = {"TIME": 15 if wide else 8}
@@ -67,7 +67,7 @@ class Layout:
         fixed |= {"VERDICT": 7, "N": 5, "HOST": 36 if wide else 24 if medium else 20}
         if wide:
             fixed["DST"] = 21
-        after = {"BYTES": 12, "TOOK": 5} if medium else {}
+        after = {"BYTES": 12, "TOOK": 5} if self.width >= (_WIDE if self.workspaces else _MEDIUM) else {}
         taken = sum(fixed.values()) + sum(after.values()) + len(fixed) + len(after)
         return fixed | {"WHAT": max(8, self.width - taken)} | after
 

@@ -148,6 +148,31 @@ def test_the_view_ends_with_its_records_and_leaves_lines_and_sums() -> None:
     assert "allow 1  deny 2" in shown
 
 
+def test_what_is_left_by_ctrl_c_is_the_lines_and_the_sums() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, height=24)
+
+    async def interrupted() -> None:
+        fed = asyncio.Event()
+
+        async def endless() -> AsyncIterator[Record]:
+            yield DENY
+            fed.set()
+            await asyncio.Event().wait()
+
+        showing = asyncio.create_task(show(endless(), View("box", workspaces=False), console))
+        await fed.wait()
+        showing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await showing
+
+    asyncio.run(interrupted())
+    last = Text.from_ansi(out.getvalue().replace("\r", "")).plain.splitlines()[-3:]
+    assert last[0].startswith("allow 0  deny 1")
+    assert last[2].split() == ["denied", "evil.test", "1"]
+    assert "no more to follow" not in out.getvalue()
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_nothing_in_a_record_reaches_the_terminal_as_more_than_text(width: int) -> None:
     records = [
