@@ -81,12 +81,14 @@ class Workspace:
         name: str = "lab",
         resolvers: Sequence[str] = (world.RESOLVER,),
         private: Sequence[str] = (),
+        upstream_ca: str = "",
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._undo = ExitStack()
         self.internet = internet
         self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
-        self.private, self.limits = tuple(private), limits
+        self.private = tuple(private)
+        self.upstream_ca, self.limits = upstream_ca, limits
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
         self.directory.mkdir(mode=0o700)
@@ -139,8 +141,9 @@ class Workspace:
             resolvers=self.resolvers,
             host_addresses=tuple(sorted(addresses)),
             private=self.private,
-            limits=self.limits,
             uid=UID,
+            upstream_ca=self.upstream_ca,
+            limits=self.limits,
         )
 
     def in_netns(self, function: Callable[[], T]) -> T:

@@ -172,6 +172,7 @@ def settings_of(services: Services, record: Record, changed_by: str = "") -> Med
         private=tuple(str(network) for network in services.config.private),
         uid=record.mediator_uid,
         changed_by=changed_by,
+        upstream_ca=record.spec.upstream_ca,
         limits=services.config.limits,
     )
 

@@ -33,6 +33,7 @@ class MediatorSettings:
     private: tuple[str, ...] = ()
     uid: int = 65534
     changed_by: str = ""
+    upstream_ca: str = ""
     limits: Limits = DEFAULT_LIMITS
 
     def to_message(self) -> Message:

@@ -28,6 +28,7 @@ def create(
     env: tuple[str, ...],
     memory_mib: int | None,
     cpus: int | None,
+    upstream_ca: tuple[str, ...],
     file: str | None,
     dry_run: bool,
     command: tuple[str, ...],
@@ -40,7 +41,8 @@ def create(
     from microagent.api.messages import WORKSPACES
     from microagent.api.names import checked_name
 
-    spec = settings_json(checked_name(name), image, command, env, memory_mib, cpus, egress_json(**egress), file)
+    chosen = checked_name(name)
+    spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress), upstream_ca, file)
     answer = ask(settings, "POST", WORKSPACES, spec, {"dry_run": "1"} if dry_run else None)
     if settings.json:
         say_json(answer)

@@ -33,6 +33,7 @@ def run(
     env: tuple[str, ...],
     memory_mib: int | None,
     cpus: int | None,
+    upstream_ca: tuple[str, ...],
     **egress: Any,
 ) -> None:
     """Run COMMAND in a new workspace made from IMAGE, and delete the workspace afterwards.
@@ -47,7 +48,7 @@ def run(
 
     settings: Settings = context.obj
     chosen = checked_name(name) if name is not None else f"run-{secrets.token_hex(4)}"
-    spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress))
+    spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress), upstream_ca)
     spec["ephemeral"] = not keep
     ended = with_agent(settings, lambda: asyncio.run(attached(settings.socket, spec)))
     if settings.json:

@@ -17,11 +17,17 @@ _OPTIONS = (
     click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable; K alone passes yours on."),
     click.option("--memory", "memory_mib", type=int, metavar="MiB", help="Memory (default 1024)."),
     click.option("--cpus", type=int, metavar="N", help="Processors (default 1)."),
+    click.option(
+        "--upstream-ca",
+        multiple=True,
+        metavar="FILE",
+        help="PEM certificates to verify servers by, besides the system's. Repeatable.",
+    ),
 )
 
 
 def resource_options(command: F) -> F:
-    """-e, --memory and --cpus; the command gets env, memory_mib, cpus."""
+    """-e, --memory, --cpus and --upstream-ca; the command gets env, memory_mib, cpus, upstream_ca."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -35,6 +41,7 @@ def settings_json(
     memory_mib: int | None,
     cpus: int | None,
     egress: dict[str, Any],
+    upstream_ca: Iterable[str],
     file: str | None = None,
 ) -> dict[str, Any]:
     """The API's settings object: what flags leave out comes from the file, then from the agent's defaults."""
@@ -49,6 +56,9 @@ def settings_json(
     if "image" not in settings:
         raise ApiError("invalid", "no image is given", "--image IMAGE, or `image:` in --file")
     settings["image"] = _image(settings["image"])
+    roots = "".join(map(_read_roots, upstream_ca))
+    if roots:
+        settings["upstream_ca"] = roots
     return {"name": name, "egress": egress, **settings}
 
 
@@ -75,6 +85,21 @@ def _elsewhere(key: str) -> tuple[str, str] | None:
         return None
     hint = "use the flags --egress, --egress-allow, --egress-passthrough and --egress-policy"
     return f"{key!r}: egress is configured by flags and policy file, not here", hint
+
+
+def _read_roots(file: str) -> str:
+    """The certificates in a file that --upstream-ca names."""
+    from microagent.pki.roots import parse_roots
+
+    try:
+        return parse_roots(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise ApiError("invalid", f"--upstream-ca: cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        what = f"--upstream-ca: {file}: not PEM certificates"
+        raise ApiError("invalid", what, "openssl x509 -inform DER -in FILE makes PEM of DER") from None
+    except ValueError as error:
+        raise ApiError("invalid", f"--upstream-ca: {file}: {error}", "give a file of PEM certificates") from None
 
 
 def _variables(env: Iterable[str]) -> dict[str, str]:

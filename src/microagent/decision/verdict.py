@@ -86,6 +86,7 @@ class Reason(StrEnum):
     NAME_LATE = "name_late", "the connection's first message was not complete in time"
     REFUSED_BEFORE = "refused_before", "the same was refused in the last 10 s, and the rules still refuse it"
     LOOP = "loop", "the destination is the mediator itself"
+    MINTS_EXCEEDED = "mints_exceeded", "certificates for new names were made too fast; try again in a second"
     LIMIT_REACHED = "limit_reached", "the workspace has reached a limit"
     POLICY_CHANGED = "policy_changed", "the policy changed while the flow was open, and no longer allows it"
     POLICY_UNREADABLE = "policy_unreadable", "the policy cannot be read, so everything is denied"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from microagent.audit.record import Event, Record
-from microagent.decision.verdict import Reason, Verdict, refusal
+from microagent.decision.verdict import Reason, Tls, Verdict, refusal
 from microagent.policy.model import Policy
 
 # A policy may hold 100 000 entries; a record is a line.
@@ -40,6 +40,45 @@ _DENIALS = {
     (True, False): Event.UDP_DENY,
     (True, True): Event.UDP_INTERNAL_DENY,
 }
+
+
+def close(verdict: Verdict | None, *, dst: str, proto: str, flow: str, why: str, opaque: bool) -> Record:
+    """The end of a connection; what it carried and how long is still to be filled in."""
+    fields: dict[str, Any] = {
+        "host": verdict.host if verdict else "",
+        "dst": dst,
+        "proto": proto,
+        "tls": str(verdict.tls if verdict else Tls.NONE),
+        "why": why,
+        "flow": flow,
+    }
+    if opaque:
+        fields["opaque"] = True
+    return Record(Event.CLOSE, fields)
+
+
+def cap_exceeded(host: str, dst: str, flow: str, limit: str, most: int, reason: Reason) -> Record:
+    """A connection that ends, or cannot begin, for a limit of the operator's."""
+    fields = {"host": host, "dst": dst, "limit": limit, "max": most, "reason": str(reason), "flow": flow}
+    return Record(Event.CAP_EXCEEDED, fields)
+
+
+def upstream_error(host: str, dst: str, flow: str, error: str, *, asked: bool) -> Record:
+    """A server that interception fails with; `asked`: it wants a client certificate, which only the guest may have.
+
+    With `asked` and without an `error` the connection goes on, and the server has to do without one.
+    """
+    hint = f"the policy entry `passthrough: {host}` relays this server untouched, for the guest to judge"
+    if asked:
+        error = "the server asks for a client certificate" + (f": {error}" if error else "")
+        hint = f"the policy entry `passthrough: {host}` lets the guest show one of its own"
+    return Record(Event.UPSTREAM_ERROR, {"host": host, "dst": dst, "error": error, "hint": hint, "flow": flow})
+
+
+def handshake_error(host: str, dst: str, flow: str, error: str) -> Record:
+    """A guest that does not take the certificate minted for `host`, as far as one can see."""
+    hint = f"a client that pins certificates needs the policy entry `passthrough: {host}`"
+    return Record(Event.HANDSHAKE_ERROR, {"host": host, "dst": dst, "error": error, "hint": hint, "flow": flow})
 
 
 def policy_change(who: str, before: Policy, after: Policy) -> Record:

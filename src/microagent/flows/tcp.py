@@ -131,8 +131,8 @@ class TcpHead:
                 return self._resolved(addresses)
             case Dialed():
                 return self._dialed()
-            case DialFailed(error):
-                return self._dial_failed(error)
+            case DialFailed(error, late):
+                return self._dial_failed(error, late)
 
     # --- the name
 
@@ -249,15 +249,16 @@ class TcpHead:
         )
         return [Write(record), Dial(address, self._port)]
 
-    def _dial_failed(self, error: str) -> list[Effect]:
+    def _dial_failed(self, error: str, late: bool) -> list[Effect]:
         assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
         fields = {"host": self.verdict.host, "dst": self.destination, "error": error, "flow": self.ident}
         failed = Write(Record(Happening.DIAL_ERROR, fields))
         if self._candidates:
             return [failed, *self._dial_next()]
-        if self._proto is Proto.HTTP:
-            body = deny_response(502, self.verdict.host, "dial_failed", self.ident, "the server cannot be reached")
-            return [failed, Answer(body)]
+        if self._proto is Proto.HTTP or self.verdict.tls is Tls.INTERCEPT:
+            status, reason = (504, "dial_timeout") if late else (502, "dial_failed")
+            hint = f"the server cannot be reached: {error}"
+            return [failed, Answer(deny_response(status, self.verdict.host, reason, self.ident, hint))]
         return [failed, Reset()]
 
     def _dialed(self) -> list[Effect]:
@@ -268,13 +269,15 @@ class TcpHead:
             return [Intercept(self.verdict.host, self._alpn)]
         return [Splice()]
 
-    def upstream_failed(self, error: str, hint: str) -> list[Effect]:
-        """The TLS handshake with the server failed: nothing of the guest's was sent, and the guest is told why."""
-        assert self.verdict is not None  # noqa: S101  (a handshake follows a verdict)
-        host = self.verdict.host
-        fields = {"host": host, "dst": self.destination, "error": error, "hint": hint, "flow": self.ident}
-        body = deny_response(502, host, "upstream_untrusted", self.ident, f"{error}; {hint}")
-        return [Write(Record(Happening.UPSTREAM_ERROR, fields)), Answer(body)]
+    def upstream_failed(self, error: str, *, late: bool, asked: bool) -> list[Effect]:
+        """The TLS handshake with the server failed: nothing of the guest's was sent, and the guest is told why.
+
+        `late`: it took too long; `asked`: the server asked for a client certificate before.
+        """
+        record = records.upstream_error(self._name, self.destination, self.ident, error, asked=asked)
+        status, reason = (504, "upstream_timeout") if late else (502, "upstream_untrusted")
+        words = f"{record.fields['error']}; {record.fields['hint']}"
+        return [Write(record), Answer(deny_response(status, self._name, reason, self.ident, words))]
 
     # --- verdicts
 

@@ -36,9 +36,10 @@ class Dialed:
 
 @dataclass(frozen=True, slots=True)
 class DialFailed:
-    """It does not; `error` is the operating system's words."""
+    """It does not; `error` is the operating system's words. `late`: nobody answered in time."""
 
     error: str
+    late: bool = False
 
 
 Event: TypeAlias = Peeked | Waited | Resolved | Dialed | DialFailed

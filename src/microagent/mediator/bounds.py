@@ -1,4 +1,4 @@
-"""The operator's limits on one relayed connection: idling, bytes, rate. None of them is set by default."""
+"""The operator's limits on one relayed connection (idling, bytes, rate; none by default), and rates of other things."""
 
 import socket
 import struct
@@ -55,6 +55,26 @@ class Bounds:
             self._exceeded("tcp_idle_seconds", limits.tcp_idle_seconds)
         else:
             self._timer = self._reactor.later(_LOOK_SECONDS, self._look)
+
+
+class Rate:
+    """So many a second, and as many at once after a second without any."""
+
+    __slots__ = ("_at", "_left", "_per_second")
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._left = float(per_second)
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether one more is within the rate at `now` (monotonic, seconds); then it counts."""
+        self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def pace(limits: Limits, *socks: socket.socket) -> None:

@@ -4,7 +4,10 @@ import contextlib
 import socket
 import ssl
 import struct
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # OpenSSL hands over at most one record (16 KiB) a read; a plain socket gives what it has.
 CHUNK = 65536
@@ -69,6 +72,13 @@ class TlsChannel:
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
+        # Told just before the end: a TLS 1.3 server hands out its sessions at any time after the handshake.
+        self.closing: Callable[[ssl.SSLSocket], None] | None = None
+
+    @property
+    def tls(self) -> ssl.SSLSocket:
+        """The connection itself."""
+        return self._tls
 
     @property
     def alpn(self) -> str | None:
@@ -113,6 +123,8 @@ class TlsChannel:
 
     def close(self, *, reset: bool = False) -> None:
         """See Channel."""
+        if self.closing is not None:
+            self.closing(self._tls)
         close_socket(self._tls, reset=reset)
 
 

@@ -7,20 +7,21 @@ hands both sockets to a `SpliceRelay` (opaque) or a `ChannelRelay` (read). Whate
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from microagent.api.limits import Limits
-from microagent.audit.record import Event, Record
+from microagent.audit.record import Record
 from microagent.decision.engine import Proto
-from microagent.decision.verdict import Tls, Verdict
+from microagent.decision.verdict import Reason, Tls, Verdict
+from microagent.flows import records
 from microagent.flows import vocabulary as v
 from microagent.flows.http1 import HttpConversation
 from microagent.flows.http2 import Http2Conversation
 from microagent.flows.inside_tls import InsideTls
-from microagent.flows.tcp import Sniffing, TcpHead
+from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
 from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket
 from microagent.mediator.goodbye import Goodbye
@@ -28,9 +29,8 @@ from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
 from microagent.mediator.relay import ChannelRelay, Conversation
 from microagent.mediator.services import Services
 from microagent.mediator.splice import SpliceRelay
-from microagent.mediator.tls import Handshake, wrap_upstream
+from microagent.mediator.tls import Failure, Handshake
 from microagent.wire.dns import QType
-from microagent.wire.http1 import HeadLimits
 
 _Http = TypeVar("_Http", HttpConversation, Http2Conversation)
 
@@ -61,7 +61,7 @@ class Flow:
             self._port,
             ident=services.new_id(),
             now=self._started,
-            sniffing=_sniffing(services.limits),
+            sniffing=services.sniffing,
         )
 
     def start(self) -> None:
@@ -178,7 +178,7 @@ class Flow:
             self._dial_failed(os.strerror(code))
             return
         self._services.reactor.watch(sock.fileno(), OUT, self._dialed, self)
-        self._wait(self._services.limits.dial_seconds, lambda: self._dial_failed("timed out"))
+        self._wait(self._services.limits.dial_seconds, lambda: self._dial_failed("timed out", late=True))
 
     def _dialed(self, _mask: int) -> None:
         assert self._upstream is not None  # noqa: S101  (it is what woke us)
@@ -192,10 +192,10 @@ class Flow:
         pace(self._services.limits, self._upstream, self._guest)
         self._tell(v.Dialed())
 
-    def _dial_failed(self, error: str) -> None:
+    def _dial_failed(self, error: str, *, late: bool = False) -> None:
         self._stop_waiting()
         self._drop_upstream()
-        self._tell(v.DialFailed(error))
+        self._tell(v.DialFailed(error, late))
 
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
@@ -227,9 +227,8 @@ class Flow:
     def _bound(self, relay: SpliceRelay | ChannelRelay) -> None:
         self._bounds = Bounds(self._services.reactor, self._services.limits, relay, self._exceeded)
 
-    def _exceeded(self, limit: str, most: int) -> None:
-        fields = {"limit": limit, "max": most, "dst": self.head.destination, "flow": self.head.ident}
-        self._services.write(Record(Event.CAP_EXCEEDED, fields))
+    def _exceeded(self, limit: str, most: int, reason: Reason = Reason.LIMIT_REACHED) -> None:
+        self._services.write(records.cap_exceeded(*self._whose(), limit, most, reason))
         self.cut(limit)
 
     def _http(self, name: str, kind: type[_Http]) -> _Http:
@@ -240,7 +239,7 @@ class Flow:
             destination=self.head.destination,
             flow=self.head.ident,
             new_id=self._services.new_id,
-            most=_head_limits(self._services.limits),
+            most=self._services.head_limits,
         )
 
     def _decide_again(self) -> Verdict:
@@ -250,29 +249,43 @@ class Flow:
 
     def _intercept(self, name: str, alpn: tuple[str, ...]) -> None:
         assert self._upstream is not None  # noqa: S101  (it was dialled)
-        self._upstream = tls = wrap_upstream(self._services.upstream_tls, self._upstream, name, alpn)
+        services = self._services
+        self._upstream = tls = services.upstream_tls.wrap(
+            self._upstream, name, self._port, alpn, now=services.reactor.now
+        )
         self._handshake = Handshake(
             self._services.reactor,
             self,
             tls,
             partial(self._upstream_shaken, name),
-            partial(self._upstream_failed, name),
+            partial(self._upstream_failed, tls),
             self._services.limits.tls_handshake_seconds,
         )
         self._handshake.start()
 
     def _upstream_shaken(self, name: str, upstream: TlsChannel) -> None:
+        services = self._services
+        unfit = services.upstream_tls.shaken(upstream.tls)
+        if unfit:
+            self._upstream_failed(upstream.tls, Failure(f"certificate verify failed: {unfit}"))
+            return
+        if services.upstream_tls.asked_for_certificate(upstream.tls):
+            services.write(records.upstream_error(*self._whose(), "", asked=True))
+        upstream.closing = lambda tls: services.upstream_tls.keep(tls, name, self._port, services.reactor.now)
         self._with_guest(
             name,
             upstream.alpn,
             lambda guest: self._join(guest, upstream, self._inside_tls(name, upstream.alpn)),
-            partial(self._guest_failed, name),
+            self._guest_failed,
         )
 
     def _with_guest(
-        self, name: str, protocol: str | None, done: Callable[[TlsChannel], None], failed: Callable[[str], None]
+        self, name: str, protocol: str | None, done: Callable[[TlsChannel], None], failed: Callable[[Failure], None]
     ) -> None:
-        context = self._services.leaves.for_name(name, protocol)
+        context = self._services.leaves.for_name(name, protocol, now=self._services.reactor.now)
+        if context is None:
+            self._exceeded("leaf_mints_per_second", self._services.limits.leaf_mints_per_second, Reason.MINTS_EXCEEDED)
+            return
         tls = context.wrap_socket(self._guest, server_side=True, do_handshake_on_connect=False)
         self._guest = tls
         seconds = self._services.limits.tls_handshake_seconds
@@ -285,22 +298,14 @@ class Flow:
         self._inside = InsideTls(partial(self._http, name, HttpConversation))
         return self._inside
 
-    def _upstream_failed(self, name: str, error: str) -> None:
+    def _upstream_failed(self, tls: ssl.SSLSocket, failure: Failure) -> None:
         """The server's certificate or handshake is no good: never hidden, and no byte of the guest's was sent."""
+        asked = self._services.upstream_tls.asked_for_certificate(tls)
         self._drop_upstream()
-        hint = f"the policy entry `passthrough: {name}` relays this server untouched, for the guest to judge"
-        self._run(self.head.upstream_failed(error, hint))
+        self._run(self.head.upstream_failed(failure.words, late=failure.late, asked=asked))
 
-    def _guest_failed(self, name: str, error: str) -> None:
-        hint = f"a client that pins certificates needs the policy entry `passthrough: {name}`"
-        fields = {
-            "host": name,
-            "dst": self.head.destination,
-            "error": error,
-            "hint": hint,
-            "flow": self.head.ident,
-        }
-        self._services.write(Record(Event.HANDSHAKE_ERROR, fields))
+    def _guest_failed(self, failure: Failure) -> None:
+        self._services.write(records.handshake_error(*self._whose(), failure.words))
         self._ended_after_allow("the guest's handshake failed", reset=True)
 
     # --- ends
@@ -365,30 +370,30 @@ class Flow:
         if self._bounds is not None:
             self._bounds.stop()
         if relay is not None:
+            if isinstance(relay, ChannelRelay) and self._left_unsaid(relay, why):
+                self._services.write(records.handshake_error(*self._whose(), "the client closed without a word"))
             self._write_close(why, relay.bytes_out, relay.bytes_in)
         self._tell_ended(self)
 
     def _write_close(self, why: str, bytes_out: int, bytes_in: int) -> None:
-        verdict = self.head.verdict
-        fields = {
-            "host": verdict.host if verdict else "",
-            "dst": self.head.destination,
-            "proto": self.head.proto,
-            "tls": str(verdict.tls) if verdict else str(Tls.NONE),
-            "bytes_out": bytes_out,
-            "bytes_in": bytes_in,
-            "duration_ms": round((self._services.reactor.now - self._started) * 1000, 1),
-            "why": why,
-            "flow": self.head.ident,
-        }
-        if self._inside is not None and self._inside.opaque:
-            fields["opaque"] = True
-        self._services.write(Record(Event.CLOSE, fields))
+        record = records.close(
+            self.head.verdict,
+            dst=self.head.destination,
+            proto=self.head.proto,
+            flow=self.head.ident,
+            why=why,
+            opaque=self._inside is not None and self._inside.opaque,
+        )
+        took = round((self._services.reactor.now - self._started) * 1000, 1)
+        record.fields.update(bytes_out=bytes_out, bytes_in=bytes_in, duration_ms=took)
+        self._services.write(record)
 
+    def _left_unsaid(self, relay: ChannelRelay, why: str) -> bool:
+        """Whether the guest has gone right after its TLS handshake, as clients do that compare the pin last."""
+        silent = relay.bytes_out == 0 and self.head.proto == Proto.TLS
+        opaque = self._inside is not None and self._inside.opaque
+        return silent and not opaque and why.startswith(("guest closed", "reset"))
 
-def _sniffing(limits: Limits) -> Sniffing:
-    return Sniffing(limits.sniff_seconds, limits.sniff_bytes, limits.server_first_ms / 1000, _head_limits(limits))
-
-
-def _head_limits(limits: Limits) -> HeadLimits:
-    return HeadLimits(limits.http_head_bytes, limits.http_fields)
+    def _whose(self) -> tuple[str, str, str]:
+        """Host, destination and id, as most records have them."""
+        return self.head.verdict.host if self.head.verdict else "", self.head.destination, self.head.ident

@@ -27,6 +27,7 @@ from microagent.mediator.resolve import Resolver
 from microagent.mediator.services import Services, new_id, report_fault
 from microagent.mediator.tls import LeafContexts
 from microagent.mediator.udp_relay import UdpRelay
+from microagent.mediator.upstream import UpstreamTls
 from microagent.pki.ca import Issuer
 from microagent.policy.model import Mode, Policy
 from microagent.policy.stored import entries_from_json
@@ -48,8 +49,8 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
         leases=Leases(),
         resolver=Resolver(reactor, settings.resolvers, report_fault, settings.limits.dns_seconds),
         journal=Journal(log_fd, settings.workspace, new_id),
-        leaves=LeafContexts(issuer, settings.limits.leaf_cache),
-        upstream_tls=upstream_tls,
+        leaves=LeafContexts(issuer, settings.limits.leaf_cache, settings.limits.leaf_mints_per_second),
+        upstream_tls=UpstreamTls(upstream_tls, settings.upstream_ca),
         limits=settings.limits,
         mediated=Mode(settings.mode) is not Mode.OFF,
     )

@@ -16,12 +16,16 @@ import sys
 from datetime import UTC, datetime
 
 import dns.rdata
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from microagent.api.control import MediatorSettings, Message, receive, send
 from microagent.errors import HostError
 from microagent.mediator import main as mediator
-from microagent.mediator.tls import LeafContexts, upstream_context
+from microagent.mediator.tls import LeafContexts
+from microagent.mediator.upstream import upstream_context
 from microagent.pki.ca import Issuer, create_ca
+from microagent.pki.server import unfit_untrusted
 
 
 def main() -> int:
@@ -50,7 +54,9 @@ def _load_what_loads_late() -> None:
     dnspython does so for each record type, cryptography and the codecs for what a certificate takes.
     """
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
-    LeafContexts(Issuer(*create_ca("nursery", datetime.now(UTC))), 1).for_name("nursery.test")
+    certificate, key = create_ca("nursery", datetime.now(UTC))
+    LeafContexts(Issuer(certificate, key), 1, 1).for_name("nursery.test", now=1.0)
+    unfit_untrusted(x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER))
 
 
 def _fork(line: socket.socket, message: Message, descriptors: list[int], context: ssl.SSLContext) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import secrets
-import ssl
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -11,11 +10,14 @@ from microagent.api.limits import Limits
 from microagent.audit.record import Record
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
+from microagent.flows.tcp import Sniffing
 from microagent.mediator.journal import Journal
 from microagent.mediator.reactor import Reactor
 from microagent.mediator.resolve import Resolver
 from microagent.mediator.splice import PipePool
 from microagent.mediator.tls import LeafContexts
+from microagent.mediator.upstream import UpstreamTls
+from microagent.wire.http1 import HeadLimits
 
 # Crockford's alphabet: nothing in it can be mistaken for something else when read aloud.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -37,10 +39,21 @@ class Services:
     resolver: Resolver
     journal: Journal
     leaves: LeafContexts
-    upstream_tls: ssl.SSLContext
+    upstream_tls: UpstreamTls
     limits: Limits
     pipes: PipePool = field(default_factory=PipePool)
     mediated: bool = True
+
+    @property
+    def head_limits(self) -> HeadLimits:
+        """How large the head of an HTTP message may be."""
+        return HeadLimits(self.limits.http_head_bytes, self.limits.http_fields)
+
+    @property
+    def sniffing(self) -> Sniffing:
+        """How long and how far to look for a name."""
+        most = self.limits
+        return Sniffing(most.sniff_seconds, most.sniff_bytes, most.server_first_ms / 1000, self.head_limits)
 
     def new_id(self) -> str:
         """An id for a flow or a decision."""

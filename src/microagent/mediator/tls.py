@@ -1,37 +1,20 @@
-"""Handshakes: upstream first and verified, then with the guest, with a leaf of the workspace's CA (contract 7.3).
+"""Handshakes, and the leaves that guests are shown: upstream comes first (`upstream`), then the guest (contract 7.3).
 
-An SSLContext costs more than a handshake, so there is one for all upstreams and one for each minted name, kept
-until others are asked for more often.
+An SSLContext costs more than a handshake, so there is one for each minted name, kept until others are asked for more
+often.
 """
 
 import os
-import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from microagent.mediator.bounds import Rate
 from microagent.mediator.channel import TlsChannel
 from microagent.mediator.reactor import BOTH, Owner, Reactor
 from microagent.pki.ca import Issuer
-
-
-def upstream_context(extra_roots: str) -> ssl.SSLContext:
-    """The system's roots and the operator's (PEM); hostnames are verified."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if extra_roots:
-        context.load_verify_locations(cadata=extra_roots)
-    return context
-
-
-def wrap_upstream(context: ssl.SSLContext, sock: socket.socket, name: str, alpn: tuple[str, ...]) -> ssl.SSLSocket:
-    """A client's TLS on `sock`, its handshake still to come; `alpn` is what the guest offered of what we can read."""
-    # OpenSSL copies the list into each new connection, so the one context can offer different ones.
-    context.set_alpn_protocols(list(alpn))
-    # A server that ends without close_notify has been cut off: that must not look like the end of its answer.
-    return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False)
 
 
 @dataclass(slots=True)
@@ -45,19 +28,24 @@ class _Leaf:
 class LeafContexts:
     """One leaf for each name a guest was answered as."""
 
-    def __init__(self, issuer: Issuer, most: int) -> None:
-        """`most` leaves are kept."""
+    def __init__(self, issuer: Issuer, most: int, per_second: int) -> None:
+        """`most` leaves are kept, at most `per_second` are minted."""
         self._issuer = issuer
         self._most = most
+        self._rate = Rate(per_second)
         self._leaves: OrderedDict[str, _Leaf] = OrderedDict()
 
-    def for_name(self, name: str, protocol: str | None = "http/1.1") -> ssl.SSLContext:
+    def for_name(self, name: str, protocol: str | None = "http/1.1", *, now: float) -> ssl.SSLContext | None:
         """The server context whose certificate says `name`, and that agrees to `protocol` by ALPN and to no other.
 
-        None agrees to nothing: ALPN is then left unanswered, as the server did.
+        None when too many were minted lately; `now` is monotonic, in seconds.
+
+        A `protocol` of None agrees to nothing: ALPN is then left unanswered, as the server did.
         """
         leaf = self._leaves.get(name)
         if leaf is None:
+            if not self._rate.take(now):
+                return None
             leaf = self._leaves[name] = _Leaf(b"".join(self._issuer.leaf(name, datetime.now(UTC))))
             if len(self._leaves) > self._most:
                 self._leaves.popitem(last=False)
@@ -82,8 +70,16 @@ def _server_context(pem: bytes, protocol: str | None) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a handshake failed, in words; `late`: it took too long."""
+
+    words: str
+    late: bool = False
+
+
 class Handshake:
-    """One TLS handshake under way; ends in `done(channel)` or `failed(words)`, once, within `seconds`.
+    """One TLS handshake under way; ends in `done(channel)` or `failed(Failure)`, once, within `seconds`.
 
     What the two callbacks raise is their `owner`'s to deal with.
     """
@@ -94,7 +90,7 @@ class Handshake:
         owner: Owner,
         tls: ssl.SSLSocket,
         done: Callable[[TlsChannel], None],
-        failed: Callable[[str], None],
+        failed: Callable[[Failure], None],
         seconds: float,
     ) -> None:
         self._reactor = reactor
@@ -102,7 +98,7 @@ class Handshake:
         self._channel = TlsChannel(tls)
         self._done = done
         self._failed = failed
-        self._timer = reactor.later(seconds, lambda: self._fail("the handshake took too long"))
+        self._timer = reactor.later(seconds, lambda: self._fail(_LATE))
         self._over = False
 
     def start(self) -> None:
@@ -123,16 +119,19 @@ class Handshake:
         try:
             finished = self._channel.handshake()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            self._fail(words(error))
+            self._fail(Failure(words(error)))
             return
         if finished:
             self.stop()
             self._done(self._channel)
 
-    def _fail(self, error: str) -> None:
+    def _fail(self, failure: Failure) -> None:
         if not self._over:
             self.stop()
-            self._failed(error)
+            self._failed(failure)
+
+
+_LATE = Failure("the handshake took too long", late=True)
 
 
 def words(error: BaseException) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from microagent.api.names import checked_name
 from microagent.errors import ApiError, PolicyError, Problem
+from microagent.pki.roots import parse_roots
+from microagent.policy.model import Mode
 from microagent.workspace.egress import Egress
 from microagent.workspace.egress import from_json as egress_from_json
 
@@ -22,7 +24,10 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceSpec:
-    """Settings of one workspace. `command` empty means the image's own, or an idle guest if it has none."""
+    """Settings of one workspace. `command` empty means the image's own, or an idle guest if it has none.
+
+    `upstream_ca`: PEM certificates that servers may be verified by, besides the system's roots and the agent's.
+    """
 
     name: str
     image: str
@@ -32,6 +37,7 @@ class WorkspaceSpec:
     cpus: int = 1
     egress: Egress = field(default_factory=Egress)
     ephemeral: bool = False
+    upstream_ca: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that `from_json` takes."""
@@ -44,6 +50,7 @@ class WorkspaceSpec:
             "cpus": self.cpus,
             "egress": self.egress.to_json(),
             "ephemeral": self.ephemeral,
+            "upstream_ca": self.upstream_ca,
         }
 
 
@@ -64,6 +71,8 @@ def from_json(document: object) -> WorkspaceSpec:
                 problems.append(Problem(wrong.what, wrong.hint))
             except PolicyError as wrong:
                 problems.extend(wrong.problems)
+    if values.get("upstream_ca") and values.get("egress", Egress()).mode is Mode.OFF:
+        problems.append(Problem("upstream_ca: with egress off no server is verified", "leave --upstream-ca out"))
     if problems:
         raise PolicyError(tuple(problems))
     return WorkspaceSpec(**values)
@@ -116,6 +125,12 @@ def _flag(value: object) -> bool:
     return value
 
 
+def _roots(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a string")
+    return parse_roots(value) if value else ""
+
+
 def _name(value: object) -> str:
     return checked_name(_text(value))
 
@@ -129,4 +144,5 @@ _FIELDS: dict[str, Callable[[object], Any]] = {
     "cpus": _whole(CPUS),
     "egress": egress_from_json,
     "ephemeral": _flag,
+    "upstream_ca": _roots,
 }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kernel.certificates import certify
 
 from microagent.cli.egress_options import OFF_WARNING, egress_json
 from microagent.cli.settings import settings_json
@@ -15,7 +16,8 @@ EGRESS = {"mode": "guarded", "entries": []}
 def made(tmp_path: Path, text: str = "", **flags: Any) -> dict[str, Any]:
     file = tmp_path / "microagent.yaml"
     file.write_text(text)
-    given: dict[str, Any] = {"image": None, "command": (), "env": (), "memory_mib": None, "cpus": None} | flags
+    given: dict[str, Any] = {"image": None, "command": (), "env": (), "memory_mib": None, "cpus": None}
+    given |= {"upstream_ca": ()} | flags
     return settings_json("a", egress=EGRESS, file=str(file), **given)
 
 
@@ -45,6 +47,17 @@ def test_egress_in_the_file_is_an_error_that_says_so(tmp_path: Path, key: str) -
 def test_files_that_cannot_be(tmp_path: Path, text: str) -> None:
     with pytest.raises(MicroagentError):
         made(tmp_path, text)
+
+
+def test_roots_are_read_and_checked_at_once(tmp_path: Path) -> None:
+    root = certify("root", None, ca=True)
+    one, two = tmp_path / "one.pem", tmp_path / "two.pem"
+    one.write_text("# a root\n" + root.pem)
+    two.write_bytes(b"\x30\x82")
+    assert made(tmp_path, image="base", upstream_ca=(str(one), str(one)))["upstream_ca"] == root.pem * 2
+    for file in (two, tmp_path / "none.pem", tmp_path):
+        with pytest.raises(ApiError, match=f"--upstream-ca: .*{file.name}"):
+            made(tmp_path, image="base", upstream_ca=(str(file),))
 
 
 def test_paths_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,5 +206,8 @@ def test_every_address_of_the_name_is_tried_and_each_try_is_on_record_first() ->
     effects = talk.hears(v.DialFailed("Connection refused"))
     assert [type(effect) for effect in effects] == [v.Write, v.Write, v.Dial]
     assert effects[2] == v.Dial(OTHER, 443)
-    last = talk.hears(v.DialFailed("timed out"))
-    assert [type(effect) for effect in last] == [v.Write, v.Reset]
+    last = talk.hears(v.DialFailed("timed out", late=True))
+    assert [type(effect) for effect in last] == [v.Write, v.Answer]
+    answer = last[1]
+    assert isinstance(answer, v.Answer)
+    assert answer.data.startswith(b"HTTP/1.1 504")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.kernel.certificates import certify
 
 from microagent.errors import MicroagentError, PolicyError
 from microagent.policy.model import Mode, Verb
@@ -27,6 +28,7 @@ SPEC = WorkspaceSpec(
     cpus=2,
     egress=Egress(Mode.STRICT, ENTRIES),
     ephemeral=True,
+    upstream_ca=certify("root", None, ca=True).pem,
 )
 
 
@@ -65,6 +67,8 @@ def test_names_that_are_none(name: str) -> None:
         ("cpus", 0),
         ("cpus", 65),
         ("ephemeral", 1),
+        ("upstream_ca", "not PEM"),
+        ("upstream_ca", ["x"]),
         ("egress", {"mode": "loose"}),
         ("egress", {"modus": "strict"}),
         ("egress", {"mode": "strict", "entries": [{"verb": "allow", "entry": "*"}]}),
@@ -75,6 +79,11 @@ def test_names_that_are_none(name: str) -> None:
 def test_wrong_fields_are_named(field: str, value: Any) -> None:
     with pytest.raises(PolicyError):
         from_json({"name": "a", "image": "base", field: value})
+
+
+def test_roots_without_interception_are_refused() -> None:
+    with pytest.raises(PolicyError, match="with egress off no server is verified"):
+        from_json(SPEC.to_json() | {"egress": {"mode": "off"}})
 
 
 def test_all_problems_are_reported_at_once() -> None:
