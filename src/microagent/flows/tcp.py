@@ -21,11 +21,13 @@ from microagent.errors import Malformed
 from microagent.flows import records
 from microagent.flows.vocabulary import (
     Answer,
+    AwaitFirstWord,
     Dial,
     Dialed,
     DialFailed,
     Effect,
     Event,
+    HangUp,
     Inspect,
     Intercept,
     Peek,
@@ -33,6 +35,7 @@ from microagent.flows.vocabulary import (
     Reset,
     Resolve,
     Resolved,
+    ServerSpoke,
     Splice,
     Waited,
     Write,
@@ -87,6 +90,7 @@ class TcpHead:
         self._sniffing = sniffing
         self._deadline = now + sniffing.seconds
         self._silent = True
+        self._awaiting = False
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
         self._alpn: tuple[str, ...] = ()
@@ -121,8 +125,13 @@ class TcpHead:
         """What to do now; `now` is monotonic, in seconds."""
         match event:
             case Peeked(data, ended):
+                if self._awaiting:
+                    return self._late_word_untrusted(data, ended, now)
                 self._silent = not data
                 return self._sniffed_untrusted(data, ended, now)
+            case ServerSpoke():
+                self._awaiting = False
+                return [Splice()]
             case Waited():
                 if self._silent:
                     return self._nameless(Proto.TCP, now)
@@ -164,6 +173,19 @@ class TcpHead:
         if len(data) >= self._sniffing.size:
             return self._unreadable(self._malformed, f"no name within {self._sniffing.size} bytes")
         return [Peek(seen=len(data), seconds=max(0.0, self._deadline - now))]
+
+    def _late_word_untrusted(self, data: bytes, ended: bool, now: float) -> list[Effect]:
+        """The guest was silent, was taken for a client of a server that speaks first, and speaks first after all.
+
+        What it says is then decided as if it had said it at once: a lease names the address, but many names may share
+        it, and a pause must not be a way to the others. The connection that waits is for nobody's name but the lease's.
+        """
+        self._awaiting = False
+        if not data or sniff_untrusted(data) is Sniffed.OPAQUE:
+            return [Splice()]
+        self._silent = False
+        self._deadline = now + self._sniffing.seconds
+        return [HangUp(), *self._sniffed_untrusted(data, ended, now)]
 
     def _named(self, name: str, now: float) -> list[Effect]:
         """The client named its host: decide on the name before anything is looked up."""
@@ -267,6 +289,9 @@ class TcpHead:
             return [Inspect(self.verdict.host)]
         if self._proto is Proto.TLS and self.verdict.tls is Tls.INTERCEPT:
             return [Intercept(self.verdict.host, self._alpn)]
+        if self._silent:
+            self._awaiting = True
+            return [AwaitFirstWord()]
         return [Splice()]
 
     def upstream_failed(self, error: str, *, late: bool, asked: bool) -> list[Effect]:

@@ -42,7 +42,12 @@ class DialFailed:
     late: bool = False
 
 
-Event: TypeAlias = Peeked | Waited | Resolved | Dialed | DialFailed
+@dataclass(frozen=True, slots=True)
+class ServerSpoke:
+    """The server has said something, or hung up, before the guest said anything."""
+
+
+Event: TypeAlias = Peeked | ServerSpoke | Waited | Resolved | Dialed | DialFailed
 
 
 # --- effects
@@ -76,6 +81,16 @@ class Dial:
 
     address: IPv4Address
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitFirstWord:
+    """Tell me who speaks first: the guest (`Peeked`, its bytes still unread) or the server (`ServerSpoke`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """Close the upstream connection, on which nothing was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +128,6 @@ class Reset:
     """Close the guest's connection with a reset."""
 
 
-Effect: TypeAlias = Peek | Resolve | Write | Dial | Splice | Intercept | Inspect | Answer | Reset
+Effect: TypeAlias = (
+    Peek | Resolve | Write | Dial | AwaitFirstWord | HangUp | Splice | Intercept | Inspect | Answer | Reset
+)

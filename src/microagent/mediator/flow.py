@@ -11,28 +11,25 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
-from typing import TypeVar
 
 from microagent.audit.record import Record
 from microagent.decision.engine import Proto
-from microagent.decision.verdict import Reason, Tls, Verdict
+from microagent.decision.verdict import Reason, Tls
 from microagent.flows import records
 from microagent.flows import vocabulary as v
-from microagent.flows.http1 import HttpConversation
-from microagent.flows.http2 import Http2Conversation
 from microagent.flows.inside_tls import InsideTls
 from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
 from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket
+from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
 from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
 from microagent.mediator.relay import ChannelRelay, Conversation
+from microagent.mediator.requests import inside_tls, plain
 from microagent.mediator.services import Services
 from microagent.mediator.splice import SpliceRelay
 from microagent.mediator.tls import Failure, Handshake
 from microagent.wire.dns import QType
-
-_Http = TypeVar("_Http", HttpConversation, Http2Conversation)
 
 
 class Flow:
@@ -51,8 +48,10 @@ class Flow:
         self._seen = 0
         self._relay: SpliceRelay | ChannelRelay | None = None
         self._handshake: Handshake | None = None
-        self._inside: InsideTls | None = None
+        self._talk: Conversation | None = None
         self._bounds: Bounds | None = None
+        self._waiting = False
+        self._opaque = False
         self._over = False
         self.head = TcpHead(
             services.engine,
@@ -119,19 +118,28 @@ class Flow:
                     self._look_up(name)
                 case v.Dial(address, port):
                     self._dial(str(address), port)
-                case v.Splice():
-                    self._splice()
-                case v.Inspect(name):
-                    assert self._upstream is not None  # noqa: S101  (it was dialled)
-                    self._join(
-                        PlainChannel(self._guest), PlainChannel(self._upstream), self._http(name, HttpConversation)
-                    )
-                case v.Intercept(name, alpn):
-                    self._intercept(name, alpn)
+                case v.HangUp():
+                    self._drop_upstream()
                 case v.Answer(data):
                     self._answer(data)
                 case v.Reset():
                     self._end(reset=True)
+                case _:
+                    self._go_on(effect)
+
+    def _go_on(self, effect: v.AwaitFirstWord | v.Splice | v.Inspect | v.Intercept) -> None:
+        """What follows the dial."""
+        assert self._upstream is not None  # noqa: S101  (it was dialled)
+        match effect:
+            case v.AwaitFirstWord():
+                self._await_first_word(self._upstream)
+            case v.Splice():
+                self._splice(self._upstream)
+            case v.Inspect(name):
+                talk = plain(self._services, self.head, self._port, name)
+                self._join(PlainChannel(self._guest), PlainChannel(self._upstream), talk)
+            case v.Intercept(name, alpn):
+                self._intercept(self._upstream, name, alpn)
 
     # --- the guest's first bytes
 
@@ -197,6 +205,18 @@ class Flow:
         self._drop_upstream()
         self._tell(v.DialFailed(error, late))
 
+    def _await_first_word(self, upstream: socket.socket) -> None:
+        self._waiting = True
+        limits = self._services.limits
+        FirstWord(self._services.reactor, self, self._guest, upstream, limits.sniff_bytes, self._spoken)
+        if idle := limits.tcp_idle_seconds:
+            self._wait(idle, lambda: self._exceeded("tcp_idle_seconds", idle))
+
+    def _spoken(self, event: v.Event) -> None:
+        self._waiting = False
+        self._pause()
+        self._tell(event)
+
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
             self._services.reactor.forget(self._upstream.fileno())
@@ -205,11 +225,12 @@ class Flow:
 
     # --- relays
 
-    def _splice(self) -> None:
-        assert self._upstream is not None  # noqa: S101  (it was dialled)
+    def _splice(self, upstream: socket.socket) -> None:
         services = self._services
+        # Of a passthrough it is known that it is TLS, and whose.
+        self._opaque = self.head.verdict is not None and self.head.verdict.tls is Tls.NONE
         half_closed = services.limits.half_closed_seconds
-        relay = SpliceRelay(services.reactor, services.pipes, self._guest, self._upstream, self._ended, half_closed)
+        relay = SpliceRelay(services.reactor, services.pipes, self._guest, upstream, self._ended, half_closed)
         self._relay = relay
         self._bound(relay)
         relay.start()
@@ -219,6 +240,7 @@ class Flow:
             if not self._services.write(record):
                 raise OSError("the record cannot be written")
 
+        self._talk = talk
         relay = ChannelRelay(self._services.reactor, guest, upstream, talk, write, self._ended)
         self._relay = relay
         self._bound(relay)
@@ -231,28 +253,9 @@ class Flow:
         self._services.write(records.cap_exceeded(*self._whose(), limit, most, reason))
         self.cut(limit)
 
-    def _http(self, name: str, kind: type[_Http]) -> _Http:
-        return kind(
-            decide=self._decide_again,
-            name=name,
-            port=self._port,
-            destination=self.head.destination,
-            flow=self.head.ident,
-            new_id=self._services.new_id,
-            most=self._services.head_limits,
-        )
-
-    def _decide_again(self) -> Verdict:
-        verdict = self.head.decide_again()
-        assert verdict is not None  # noqa: S101  (requests come after the dial)
-        return verdict
-
-    def _intercept(self, name: str, alpn: tuple[str, ...]) -> None:
-        assert self._upstream is not None  # noqa: S101  (it was dialled)
+    def _intercept(self, upstream: socket.socket, name: str, alpn: tuple[str, ...]) -> None:
         services = self._services
-        self._upstream = tls = services.upstream_tls.wrap(
-            self._upstream, name, self._port, alpn, now=services.reactor.now
-        )
+        self._upstream = tls = services.upstream_tls.wrap(upstream, name, self._port, alpn, now=services.reactor.now)
         self._handshake = Handshake(
             self._services.reactor,
             self,
@@ -272,12 +275,8 @@ class Flow:
         if services.upstream_tls.asked_for_certificate(upstream.tls):
             services.write(records.upstream_error(*self._whose(), "", asked=True))
         upstream.closing = lambda tls: services.upstream_tls.keep(tls, name, self._port, services.reactor.now)
-        self._with_guest(
-            name,
-            upstream.alpn,
-            lambda guest: self._join(guest, upstream, self._inside_tls(name, upstream.alpn)),
-            self._guest_failed,
-        )
+        talk = inside_tls(services, self.head, self._port, name, upstream.alpn)
+        self._with_guest(name, upstream.alpn, lambda guest: self._join(guest, upstream, talk), self._guest_failed)
 
     def _with_guest(
         self, name: str, protocol: str | None, done: Callable[[TlsChannel], None], failed: Callable[[Failure], None]
@@ -291,12 +290,6 @@ class Flow:
         seconds = self._services.limits.tls_handshake_seconds
         self._handshake = Handshake(self._services.reactor, self, tls, done, failed, seconds)
         self._handshake.start()
-
-    def _inside_tls(self, name: str, protocol: str | None) -> Conversation:
-        if protocol == "h2":
-            return self._http(name, Http2Conversation)
-        self._inside = InsideTls(partial(self._http, name, HttpConversation))
-        return self._inside
 
     def _upstream_failed(self, tls: ssl.SSLSocket, failure: Failure) -> None:
         """The server's certificate or handshake is no good: never hidden, and no byte of the guest's was sent."""
@@ -382,17 +375,21 @@ class Flow:
             proto=self.head.proto,
             flow=self.head.ident,
             why=why,
-            opaque=self._inside is not None and self._inside.opaque,
+            opaque=self._unread,
         )
         took = round((self._services.reactor.now - self._started) * 1000, 1)
         record.fields.update(bytes_out=bytes_out, bytes_in=bytes_in, duration_ms=took)
         self._services.write(record)
 
+    @property
+    def _unread(self) -> bool:
+        """Whether it was relayed without being read, and is no passthrough."""
+        return self._opaque or (isinstance(self._talk, InsideTls) and self._talk.opaque)
+
     def _left_unsaid(self, relay: ChannelRelay, why: str) -> bool:
         """Whether the guest has gone right after its TLS handshake, as clients do that compare the pin last."""
         silent = relay.bytes_out == 0 and self.head.proto == Proto.TLS
-        opaque = self._inside is not None and self._inside.opaque
-        return silent and not opaque and why.startswith(("guest closed", "reset"))
+        return silent and not self._unread and why.startswith(("guest closed", "reset"))
 
     def _whose(self) -> tuple[str, str, str]:
         """Host, destination and id, as most records have them."""

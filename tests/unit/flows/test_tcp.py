@@ -147,7 +147,32 @@ def test_a_silent_client_is_decided_by_the_lease_of_its_destination() -> None:
     effects = talk.hears(v.Waited())
     assert record_of(effects).fields["host"] == "git.ok.test"
     assert effects[1] == v.Dial(OK, 22)
-    assert talk.hears(v.Dialed()) == [v.Splice()]
+    assert talk.hears(v.Dialed()) == [v.AwaitFirstWord()]
+    assert talk.hears(v.ServerSpoke()) == [v.Splice()]
+
+
+@pytest.mark.parametrize("late", [b"SSH-2.0-x\r\n", b"\0\0\0\x08\x04\xd2\x16\x2f", b""])
+def test_a_silent_client_may_speak_first_after_all_if_it_names_nobody(late: bytes) -> None:
+    talk = Talk("allow: git.ok.test", port=22, leased=(("git.ok.test", OK),))
+    talk.hears(v.Waited())
+    talk.hears(v.Dialed())
+    assert talk.hears(v.Peeked(late, ended=not late)) == [v.Splice()]
+
+
+def test_a_name_that_is_said_late_is_decided_all_the_same() -> None:
+    def after_silence(name: str) -> list[v.Effect]:
+        talk = Talk("allow: api.ok.test", leased=(("api.ok.test", OK),))
+        talk.hears(v.Waited())
+        talk.hears(v.Dialed())
+        first, *rest = talk.hears(v.Peeked(hello(name)[:100]))
+        assert first == v.HangUp()
+        assert [type(effect) for effect in rest] == [v.Peek]
+        return talk.hears(v.Peeked(hello(name)))
+
+    refused = after_silence("evil.test")
+    assert record_of(refused).fields["reason"] == "name_not_listed"
+    assert not [effect for effect in refused if isinstance(effect, v.Dial)]
+    assert v.Dial(OK, 443) in after_silence("api.ok.test")
 
 
 def test_a_bare_address_is_refused_in_strict_and_open_in_guarded_if_public() -> None:

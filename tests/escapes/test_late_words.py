@@ -1,0 +1,77 @@
+"""A guest that waits until it is taken for a client of a server that speaks first, and then names another host.
+
+Shared addresses serve many names: what is allowed for one of them is not allowed for the others.
+"""
+
+import socket
+import time
+
+import pytest
+from tests.escapes.test_tls_names import client_hello
+from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.guest import Answer, LinuxGuest
+
+from microagent.demo import world
+from microagent.demo.oracle import Destination, Oracle
+
+pytestmark = pytest.mark.kernel
+
+NAME = "api.ok.test"
+
+
+def after_silence(guest: LinuxGuest, address: str, port: int, data: bytes) -> Answer:
+    """Connect, say nothing for a while, then say `data`; what comes back within two seconds."""
+
+    def talk() -> Answer:
+        got = b""
+        try:
+            with socket.create_connection((address, port), timeout=1) as stream:
+                time.sleep(0.6)
+                stream.sendall(data)
+                while piece := stream.recv(65536):
+                    got += piece
+        except OSError as error:
+            return Answer(type(error).__name__, got)
+        return Answer("", got)
+
+    return guest.call(talk)
+
+
+def request(host: str) -> bytes:
+    return f"GET /late HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+def test_a_late_request_is_decided_as_any_other(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=[NAME])
+    assert lab.guest.dig("+short", NAME).strip() == world.API
+    refused = after_silence(lab.guest, world.API, 80, request("evil.test"))
+    assert refused.data.startswith(b"HTTP/1.1 403 "), refused
+    lab.wait_for("egress_deny", host="evil.test")
+    assert not lab.internet.evidence().requests
+    served = after_silence(lab.guest, world.API, 80, request(NAME))
+    assert served.data.startswith(b"HTTP/1.1 404 "), served
+    lab.wait_for("egress_request", path="/late", status=404)
+    assert [r.host for r in lab.internet.evidence().requests] == [NAME]
+    assert oracle.leaks({Destination("tcp", world.API, 80)}, {NAME}) == ()
+
+
+def test_a_late_hello_is_decided_as_any_other(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=[NAME])
+    assert lab.guest.dig("+short", NAME).strip() == world.API
+    after_silence(lab.guest, world.API, 443, client_hello("evil.test"))
+    lab.wait_for("egress_deny", host="evil.test")
+    after_silence(lab.guest, world.API, 443, client_hello(NAME))
+    lab.wait_for("egress_allow", host=NAME, tls="intercept")
+    assert oracle.leaks({Destination("tcp", world.API, 443)}, {NAME}) == ()
+
+
+def test_a_server_that_speaks_first_still_does(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["ssh.ok.test"])
+    assert lab.guest.dig("+short", "ssh.ok.test").strip() == world.SSH
+    began = time.monotonic()
+    answer = after_silence(lab.guest, world.SSH, 22, b"SSH-2.0-late\r\n")
+    assert answer.data == world.BANNER + b"SSH-2.0-late\r\n", answer
+    assert time.monotonic() - began < 10
+    closed = lab.wait_for("egress_close", host="ssh.ok.test")
+    assert closed["opaque"] is True
+    assert oracle.leaks({Destination("tcp", world.SSH, 22)}, {"ssh.ok.test"}) == ()
