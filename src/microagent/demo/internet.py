@@ -95,11 +95,11 @@ class Internet:
     def _build(self, zone: world.Zone) -> None:
         self.host = Namespace()
         self._undo.append(self.host.close)
-        self._far = Namespace()
-        self._undo.append(self._far.close)
-        self.host.run(lambda: _plumb_host(self._far.descriptor))
-        self._far.run(_plumb_far)
-        self.capture = Capture(self._far, _WIRE)
+        self.far = Namespace()
+        self._undo.append(self.far.close)
+        self.host.run(lambda: _plumb_host(self.far.descriptor))
+        self.far.run(_plumb_far)
+        self.capture = Capture(self.far, _WIRE)
         self._undo.append(self.capture.close)
 
         self.directory = directory = Path(tempfile.mkdtemp(prefix="microagent-internet-"))
@@ -115,7 +115,7 @@ class Internet:
 
         # A session of its own: the terminal's Ctrl-C is for us, and we end the servers last.
         self._servers = subprocess.Popen(
-            self._far.argv(sys.executable, "-m", "microagent.demo.servers", str(directory)),
+            self.far.argv(sys.executable, "-m", "microagent.demo.servers", str(directory)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -144,7 +144,7 @@ class Internet:
 
     def far_argv(self, *command: str) -> list[str]:
         """The argument vector that starts `command` among the servers; `directory` has a PEM file for each site."""
-        return self._far.argv(*command)
+        return self.far.argv(*command)
 
     def close(self) -> None:
         """End everything; idempotent."""
@@ -235,6 +235,7 @@ def _load_rules() -> None:
                 ip daddr {world.SILENT} drop
                 ip daddr {world.CLOSED} accept comment "nobody listens: the kernel refuses"
                 ip daddr . meta l4proto . th dport @served accept
+                ip daddr {world.PROGRAMS} tcp dport != {world.CANARY_PORT} accept comment "a test's program, if any"
                 meta l4proto {{ tcp, udp }} tproxy ip to :{world.CANARY_PORT}
                 meta l4proto {{ tcp, udp }} tproxy ip6 to :{world.CANARY_PORT}
             }}

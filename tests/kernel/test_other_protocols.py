@@ -1,0 +1,181 @@
+"""What is neither TLS nor HTTP passes by lease or by address, soon and unread, and is denied cleanly otherwise."""
+
+import smtplib
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.programs import python_server
+from tests.kernel.workspace import Workspace
+
+from microagent.demo import world
+from microagent.demo.internet import Internet
+from microagent.demo.oracle import Destination, Oracle
+
+pytestmark = pytest.mark.kernel
+
+NAME = "h2.ok.test"
+WAIT = 0.5  # contract: what the mediator may add for a server that speaks first
+Talk = Callable[[ssl.SSLContext], str]
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection((world.PROGRAMS, port), timeout=5)
+
+
+def inside(stream: ssl.SSLSocket) -> str:
+    """What an echo in TLS says, once the server's own certificate was accepted."""
+    with stream:
+        stream.sendall(b"ping")
+        return stream.recv(10).decode()
+
+
+def smtp(trust: ssl.SSLContext) -> str:
+    with smtplib.SMTP(world.PROGRAMS, 25, local_hostname="guest", timeout=5) as client:
+        client._host = NAME  # type: ignore[attr-defined]  # what STARTTLS verifies
+        client.starttls(context=trust)
+        return str(client.ehlo()[0])
+
+
+def mysql(_: ssl.SSLContext) -> str:
+    with connect(3306) as stream:
+        greeting = stream.recv(100)
+        stream.sendall(b"ping")
+        return greeting[5:18].decode() + stream.recv(10).decode()
+
+
+def postgres(trust: ssl.SSLContext) -> str:
+    with connect(5432) as stream:
+        stream.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
+        assert stream.recv(1) == b"S"
+        return inside(trust.wrap_socket(stream, server_hostname=NAME))
+
+
+def tls_without_a_name(trust: ssl.SSLContext) -> str:
+    trust.check_hostname = False
+    with connect(8443) as stream:
+        return inside(trust.wrap_socket(stream))
+
+
+TALKS: dict[str, tuple[int, Talk, str]] = {
+    "SMTP": (25, smtp, "250"),
+    "MySQL": (3306, mysql, "8.0.0-made-upping"),
+    "PostgreSQL": (5432, postgres, "ping"),
+    "TLS without a name": (8443, tls_without_a_name, "ping"),
+}
+
+
+def outcome(lab: Workspace, talk: Talk) -> str:
+    """What the guest gets of it: its result, or its exception's name."""
+    trust = ssl.create_default_context(cafile=str(lab.internet.ca))  # the server's own certificate, not a minted one
+
+    def run() -> str:
+        try:
+            return talk(trust)
+        except (OSError, smtplib.SMTPException) as error:
+            return type(error).__name__
+
+    return lab.guest.call(run)
+
+
+@pytest.mark.parametrize("case", TALKS)
+def test_another_protocol_passes_by_lease_or_address_and_not_otherwise(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, case: str
+) -> None:
+    port, talk, expected = TALKS[case]
+    target = Destination("tcp", world.PROGRAMS, port)
+    with python_server(internet, "talkers.py"):
+        lab = workspace(allow=[NAME])
+        assert outcome(lab, talk) in ("ConnectionResetError", "SMTPServerDisconnected")  # nobody told it this address
+        lab.wait_for("egress_deny", dst=f"{world.PROGRAMS}:{port}")
+        assert oracle.leaks(()) == ()
+        assert lab.guest.dig("+short", NAME).strip() == world.PROGRAMS
+        if talk is tls_without_a_name:
+            # Whoever speaks TLS can name its host: a lease does not speak for one that will not.
+            assert outcome(lab, talk) == "ConnectionResetError"
+        else:
+            assert outcome(lab, talk) == expected
+            lab.wait_for("egress_allow", host=NAME, dialed=f"{world.PROGRAMS}:{port}")
+            assert lab.wait_for("egress_close", host=NAME)["opaque"] is True
+        by_address = workspace(allow=[world.PROGRAMS], name="byaddress")
+        assert outcome(by_address, talk) == expected
+        guarded = workspace("guarded", name="guarded")
+        assert outcome(guarded, talk) == expected
+        assert guarded.wait_for("egress_allow", dst=f"{world.PROGRAMS}:{port}")["unlisted"] is True
+    assert oracle.leaks({target}, {NAME}) == ()
+
+
+def test_a_server_that_speaks_first_is_not_kept_waiting(internet: Internet, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=[NAME])
+    assert lab.guest.dig("+short", NAME).strip() == world.PROGRAMS
+    with python_server(internet, "talkers.py"):
+
+        def wait() -> float:
+            began = time.monotonic()
+            with connect(3306) as stream:
+                stream.recv(100)
+            return time.monotonic() - began
+
+        # The best of three: the contract speaks of the mediator, and other tests share this machine.
+        assert min(lab.guest.call(wait) for _ in range(3)) < WAIT
+
+
+@contextmanager
+def ready(argv: list[str], port: int, internet: Internet) -> Iterator[None]:
+    """A server from the moment it accepts connections."""
+    with subprocess.Popen(internet.far_argv(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not internet.far.run(lambda: accepts(port)):
+                assert time.monotonic() < deadline, argv
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((world.PROGRAMS, port)) == 0
+
+
+def test_ssh_runs_a_command(internet: Internet, oracle: Oracle, workspace: MakeWorkspace, tmp_path: Path) -> None:
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)], check=True)
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    options = {
+        "HostKey": tmp_path / "host",
+        "ListenAddress": f"{world.PROGRAMS}:22",
+        "AuthorizedKeysFile": tmp_path / "user.pub",
+        "StrictModes": "no",
+        "PermitRootLogin": "prohibit-password",
+        "PidFile": "none",
+        "UsePAM": "no",
+    }
+    flags = [f"-o{key}={value}" for key, value in options.items()]
+    client = ("-F", "none", "-i", str(tmp_path / "user"), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no")
+    known = ("-o", f"UserKnownHostsFile={tmp_path / 'known'}")
+    lab = workspace(allow=[NAME])
+    with ready(["/usr/sbin/sshd", "-D", "-f", "/dev/null", *flags], 22, internet):
+        denied = lab.guest.run("ssh", *client, *known, f"root@{world.PROGRAMS}", "true")
+        assert denied.returncode == 255
+        answer = lab.guest.run("ssh", *client, *known, f"root@{NAME}", "cat; echo said", stdin="x" * 300_000)
+    assert answer.stdout == "x" * 300_000 + "said\n", answer.stderr
+    assert lab.wait_for("egress_close", host=NAME)["bytes_out"] > 300_000
+    assert oracle.leaks({Destination("tcp", world.PROGRAMS, 22)}, {NAME}) == ()
+
+
+def test_redis_answers(internet: Internet, oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=[NAME])
+    server = ["redis-server", "--port", "6379", "--bind", world.PROGRAMS, "--save", "", "--protected-mode", "no"]
+    with ready(server, 6379, internet):
+        assert lab.guest.run("redis-cli", "-h", NAME, "set", "key", "value").stdout == "OK\n"
+        assert lab.guest.run("redis-cli", "-h", NAME, "get", "key").stdout == "value\n"
+    assert lab.wait_for("egress_close", host=NAME)["opaque"] is True
+    assert oracle.leaks({Destination("tcp", world.PROGRAMS, 6379)}, {NAME}) == ()
