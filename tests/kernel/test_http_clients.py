@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -121,3 +123,33 @@ def test_a_websocket_passes_both_ways(oracle: Oracle, workspace: MakeWorkspace, 
     assert closed["bytes_in"] > 50_000
     port = {"ws": 80, "wss": 443}[scheme]
     assert oracle.leaks({Destination("tcp", world.API, port)}, {"api.ok.test"}) == ()
+
+
+OFFERS: dict[str, tuple[list[str], str | None, str | None]] = {
+    "both": (["h2", "http/1.1"], "h2", "http/1.1"),
+    "both, the older one first": (["http/1.1", "h2"], "h2", "http/1.1"),
+    "HTTP/1.1 alone": (["http/1.1"], None, "http/1.1"),
+    "HTTP/2 alone": (["h2"], "h2", None),
+    "nothing": ([], None, None),
+    "what cannot be read": (["spdy/3.1", "acme-tls/1"], None, None),
+    "what cannot be read, too": (["spdy/3.1", "h2"], "h2", None),
+}
+
+
+def test_both_sides_agree_on_what_the_guest_offers_and_the_server_chooses(
+    internet: Internet, workspace: MakeWorkspace, tmp_path: Path
+) -> None:
+    lab = workspace(allow=[NAME, "api.ok.test"])
+
+    def chosen(address: str, name: str, offer: list[str]) -> str | None:
+        context = ssl.create_default_context(cafile=str(lab.guest.trust))
+        if offer:
+            context.set_alpn_protocols(offer)
+        plain = lab.guest.call(lambda: socket.create_connection((address, 443), timeout=5))
+        with plain, context.wrap_socket(plain, server_hostname=name) as tls:
+            return tls.selected_alpn_protocol()
+
+    with python_server(internet, "h2_origin.py", str(tmp_path / "log")):
+        for offer, newer, older in OFFERS.values():
+            assert chosen(world.PROGRAMS, NAME, offer) == newer, offer
+            assert chosen(world.API, "api.ok.test", offer) == older, offer
