@@ -72,6 +72,16 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
     if not overlay.exists():
         await make_overlay(overlay, _OVERLAY_MIB)
 
+    network, keeper = await build(services, record, undo)
+    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, network)), end_guest)
+    network.close_tap()
+    life = await attend(services, record, network, keeper, guest, sink, undo)
+    await _ready(guest)
+    return life
+
+
+async def build(services: Services, record: Record, undo: AsyncExitStack) -> tuple[Network, Keeper]:
+    """All that a guest needs to be let in: its network, mediated, with the tap up."""
     services.ledger.note(record.name)
     undo.push_async_callback(asyncio.to_thread, clear, services, record.name)
     place = sockets_directory(services.config) / record.name
@@ -81,11 +91,7 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
     keeper = await keep_mediated(services, record, network, undo)
     services.ledger.note(record.name, mediator=keeper.mediator.pid)
     await asyncio.to_thread(network.raise_tap)
-    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, network)), end_guest)
-    network.close_tap()
-    life = await attend(services, record, network, keeper, guest, sink, undo)
-    await _ready(guest)
-    return life
+    return network, keeper
 
 
 async def attend(

@@ -63,6 +63,8 @@ class Nursery:
         with listen(place, _LINE) as listener:
             descriptors = (listener.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
             answer = await self._ask({"spawn": settings.to_message()}, descriptors)
+            if "pid" not in answer:
+                raise HostError(f"the machine can start no mediator: {answer.get('error')}", "see `microagent doctor`")
             line = connect(place, _LINE)
         mediator = Mediator(int(answer["pid"]), line, drops)
         await mediator.start()

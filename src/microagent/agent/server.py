@@ -10,9 +10,10 @@ from microagent.agent import attach, handlers, streams
 from microagent.agent.fleet import Fleet
 from microagent.agent.handlers import FLEET
 from microagent.agent.peers import may_speak
+from microagent.agent.trouble import host_error
 from microagent.api import messages
 from microagent.api.errors import STATUS, code_of, to_json
-from microagent.errors import ApiError, HostError, MicroagentError
+from microagent.errors import ApiError, MicroagentError
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         # The client left in the middle of an answer, as `head` does; there is nobody to tell.
         return web.Response()
     except OSError as error:
-        failure = HostError(str(error))
+        failure = host_error(error)
     except Exception:
         log.exception("unexpected path=%s", request.path)
         failure = ApiError("internal", "the agent made a mistake", "its log has the details")

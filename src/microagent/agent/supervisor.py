@@ -21,6 +21,7 @@ from microagent.agent.output import Sink
 from microagent.agent.services import Services
 from microagent.agent.summary import Refusals, denied
 from microagent.agent.takeover import GuestGone, take_over
+from microagent.agent.trouble import host_error
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, MicroagentError
 from microagent.workspace.egress import Egress
@@ -176,7 +177,7 @@ class Supervisor:
             self._enter(Event.OVER, reason=error.what)
             self._enter(Event.DOWN)
         except (MicroagentError, OSError) as error:
-            self._fail(error if isinstance(error, MicroagentError) else HostError(str(error)))
+            self._fail(error if isinstance(error, MicroagentError) else host_error(error))
         except Exception:
             log.exception("unexpected workspace=%s", self.record.name)
             self._fail(HostError("the agent made a mistake; its log has the details"))

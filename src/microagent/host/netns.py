@@ -7,6 +7,7 @@ that enters, works and ends; the daemon's other threads never leave home. Nothin
 
 import contextlib
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -82,7 +83,10 @@ def _in_thread(work: Callable[[], T]) -> T:
             failure.append(error)
 
     thread = threading.Thread(target=body, name="in-netns")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
     thread.join()
     if failure:
         raise failure[0]

@@ -1,6 +1,7 @@
 """Running nft text in the calling thread's network namespace, through netfilter's own bindings."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ TEMPLATES = Path(__file__).resolve().parent.parent / "nft_templates"
 if not TEMPLATES.exists():  # a checkout keeps them where a reader looks first: at the top
     TEMPLATES = Path(__file__).resolve().parents[3] / "nft_templates"
 
+# libnftables keeps state between calls (it uses strtok(3)): two threads in it at once abort the process.
+_ONE_AT_A_TIME = threading.Lock()
+
 
 def apply(text: str) -> None:
     """Apply `text` as one transaction: all of it, or nothing and HostError.
@@ -19,7 +23,8 @@ def apply(text: str) -> None:
     A fresh context per call: a libnftables context that has run once keeps its defines and can abort the
     interpreter when run again with others.
     """
-    code, _, error = Nftables().cmd(text)
+    with _ONE_AT_A_TIME:
+        code, _, error = Nftables().cmd(text)
     if code != 0:
         raise HostError(
             f"nft refused the rules: {error.strip()}", "run `microagent doctor` to see what the kernel lacks"
@@ -45,9 +50,10 @@ def fingerprint() -> str:
 
 
 def _list(command: str) -> list[dict[str, Any]]:
-    nft = Nftables()
-    nft.set_json_output(True)
-    code, output, error = nft.cmd(command)
+    with _ONE_AT_A_TIME:
+        nft = Nftables()
+        nft.set_json_output(True)
+        code, output, error = nft.cmd(command)
     if code != 0:
         raise HostError(f"nft cannot list: {error.strip()}")
     items: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []

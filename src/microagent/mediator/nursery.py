@@ -44,7 +44,12 @@ def main() -> int:
     send(line, {"nursery": os.getpid()})
     while (order := receive(line)) is not None:
         message, descriptors = order
-        send(line, {"pid": _fork(line, message, descriptors, context)})
+        try:
+            send(line, {"pid": _fork(line, message, descriptors, context)})
+        except BlockingIOError as error:  # fork(2): the process table is full, or our share of it
+            send(line, {"error": error.strerror})
+        for fd in descriptors:
+            os.close(fd)
     return 0
 
 
@@ -62,8 +67,6 @@ def _load_what_loads_late() -> None:
 def _fork(line: socket.socket, message: Message, descriptors: list[int], context: ssl.SSLContext) -> int:
     pid = os.fork()
     if pid:
-        for fd in descriptors:
-            os.close(fd)
         return pid
     code = 1
     try:
