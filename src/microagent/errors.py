@@ -3,6 +3,7 @@
 A denial is none of them: it is a `decision.Verdict`.
 """
 
+import errno
 from dataclasses import dataclass
 
 
@@ -48,6 +49,25 @@ class PolicyError(MicroagentError):
 
 class HostError(MicroagentError):
     """This machine cannot do what was asked: something is missing, full, or not permitted."""
+
+
+_SPACE = "free some space below state_dir (/var/lib/microagent), or delete workspaces"
+_SHORT = {
+    errno.EMFILE: "the agent has no descriptors left: raise LimitNOFILE= of its unit (`ulimit -n` for one by hand)",
+    errno.ENFILE: "the machine has no descriptors left: raise fs.file-max",
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: "the file system is read-only; the kernel's log (dmesg) may say why",
+    errno.EAGAIN: "no more processes can be started: raise kernel.pid_max, or the pids.max of the agent's cgroup",
+    errno.ENOMEM: "stop workspaces, or give them less with --memory",
+}
+
+
+def host_error(error: OSError, doing: str = "") -> HostError:
+    """What the system refused, with what to do about it where something is short; `doing` says what was tried."""
+    words = error.strerror or str(error)
+    where = f" ({error.filename})" if isinstance(error.filename, str) else ""
+    return HostError(f"{doing}: {words}" if doing else f"{words}{where}", _SHORT.get(error.errno or 0, ""))
 
 
 class ApiError(MicroagentError):

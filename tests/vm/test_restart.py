@@ -126,3 +126,24 @@ def test_the_exit_code_of_a_run_whose_agent_and_client_are_gone(lab: Lab) -> Non
     lab.end_agent(signal.SIGINT)
     assert lab.processes() == set()
     assert lab.mounts() == []
+
+
+def test_an_agent_killed_at_any_moment_of_a_start_is_cleaned_up_after(lab: Lab) -> None:
+    """And of a stop. Nothing is left that the next start does not take away, or take over."""
+    moments = [0.02, 0.05, 0.1, 0.3, 1.0, 2.5]
+    for number, moment in enumerate(moments):
+        name = f"w{number}"
+        assert lab.cli("create", name, "--image", "base", "--", "sleep", "600").returncode == 0
+        with lab.start("start", name) as starting:
+            # The command itself takes a moment before it asks.
+            time.sleep(0.15 + moment)
+            lab.end_agent(signal.SIGKILL)
+            starting.kill()
+        lab.start_agent()
+        state = status(lab, name)["state"]
+        assert state in ("created", "stopped", "running"), state
+        assert lab.cli("delete", name, "--force").returncode == 0
+        wait_for(lambda: len(lab.processes()) == 2)  # the agent and its nursery
+    run = lab.socket.parent
+    assert [*(run / "sockets").iterdir(), *(run / "workspaces").iterdir(), *(run / "netns").iterdir()] == []
+    assert [*(lab.state / "workspaces").iterdir()] == []

@@ -73,7 +73,7 @@ class Process:
         except ProcessLookupError:
             return False
         try:
-            if Process.of(self.pid) != self:
+            if not self.alive():
                 return False
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except ProcessLookupError:

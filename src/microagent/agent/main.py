@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -54,6 +55,9 @@ def main(config_file: Path | None = None) -> None:
     # Members of the group must reach the socket, and nothing else in here is theirs to read.
     ensure_directory(config.run_dir, 0o711)
     ensure_directory(sockets_directory(config), 0o700)
+    if sys.version_info < (3, 12):
+        # Python 3.12 has it by itself: no thread for each guest that waits for it to end.
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
     with _alone(config.state_dir), _alone(config.run_dir):
         asyncio.run(_serve(config))
 

@@ -166,6 +166,7 @@ class Mediator:
         # One that closed its line and lives on is none that anybody answers for.
         self.kill()
         if self._pidfd >= 0:
+            await _gone(self._pidfd)
             os.close(self._pidfd)
         self._answers.put_nowait({"gone": True})
         self.ended.set_result(self._stopping or "died")
@@ -193,6 +194,19 @@ class Mediator:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _gone(pidfd: int) -> None:
+    """Returns when the process has ended, as one that was killed does at once."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(pidfd, over.set)
+    try:
+        await asyncio.wait_for(over.wait(), _STOP_SECONDS)
+    except TimeoutError:
+        return  # it hangs in the kernel, killed
+    finally:
+        loop.remove_reader(pidfd)
 
 
 def _environment() -> dict[str, str]:

@@ -10,10 +10,9 @@ from microagent.agent import attach, handlers, streams
 from microagent.agent.fleet import Fleet
 from microagent.agent.handlers import FLEET
 from microagent.agent.peers import may_speak
-from microagent.agent.trouble import host_error
 from microagent.api import messages
 from microagent.api.errors import STATUS, code_of, to_json
-from microagent.errors import ApiError, MicroagentError
+from microagent.errors import ApiError, MicroagentError, host_error
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,9 @@ Only a life that is released ends here without ending there: guest and mediator 
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -21,9 +23,8 @@ from microagent.agent.output import Sink
 from microagent.agent.services import Services
 from microagent.agent.summary import Refusals, denied
 from microagent.agent.takeover import GuestGone, take_over
-from microagent.agent.trouble import host_error
 from microagent.audit.record import timestamp
-from microagent.errors import ApiError, HostError, MicroagentError
+from microagent.errors import ApiError, HostError, MicroagentError, host_error
 from microagent.workspace.egress import Egress
 from microagent.workspace.record import Record
 from microagent.workspace.spec import WorkspaceSpec
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # How long a guest may take to shut down when asked (contract: then it is ended, and the answer says so).
 GRACE = 10
+# The RuntimeError that Python makes of clone(2) refusing.
+_NO_THREAD = "can't start new thread"
 # How late a grant may end. Looking is one comparison; a timer would not notice a clock that was set.
 _GRANT_PATROL = 0.5
 
@@ -178,9 +181,12 @@ class Supervisor:
             self._enter(Event.DOWN)
         except (MicroagentError, OSError) as error:
             self._fail(error if isinstance(error, MicroagentError) else host_error(error))
-        except Exception:
-            log.exception("unexpected workspace=%s", self.record.name)
-            self._fail(HostError("the agent made a mistake; its log has the details"))
+        except Exception as error:
+            if str(error) == _NO_THREAD:
+                self._fail(host_error(OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))))
+            else:
+                log.exception("unexpected workspace=%s", self.record.name)
+                self._fail(HostError("the agent made a mistake; its log has the details"))
         finally:
             self.life = None
             if not self.released:

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from microagent.errors import HostError
+from microagent.errors import HostError, host_error
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -17,7 +17,7 @@ def open_directory(name: str | Path, parent: int | None = None) -> int:
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
     except OSError as error:
-        raise HostError(f"cannot open {name}: {error.strerror}") from error
+        raise host_error(error, f"cannot open {name}") from error
     found = os.fstat(fd)
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         os.close(fd)
@@ -35,7 +35,7 @@ def ensure_directory(path: Path, mode: int) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise HostError(f"cannot make {path}: {error.strerror}") from error
+        raise host_error(error, f"cannot make {path}") from error
 
 
 def write_atomic(directory: int, name: str, data: bytes, mode: int = 0o600) -> None:
@@ -56,7 +56,7 @@ def write_atomic(directory: int, name: str, data: bytes, mode: int = 0o600) -> N
             raise
         os.fsync(directory)
     except OSError as error:
-        raise HostError(f"cannot write {name}: {error.strerror}") from error
+        raise host_error(error, f"cannot write {name}") from error
 
 
 def read_file(directory: int, name: str) -> bytes:
@@ -78,4 +78,4 @@ def open_append(directory: int, name: str) -> int:
     try:
         return os.open(name, flags, 0o600, dir_fd=directory)
     except OSError as error:
-        raise HostError(f"cannot open {name}: {error.strerror}") from error
+        raise host_error(error, f"cannot open {name}") from error

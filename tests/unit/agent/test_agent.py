@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,3 +324,38 @@ def test_peers_are_who_the_kernel_says() -> None:
     left, right = socket.socketpair()
     with left, right:
         assert may_speak(left, None) == (os.geteuid() == 0)
+
+
+def test_a_machine_that_gives_no_more_says_what_is_short(agent: Agent) -> None:
+    """Descriptors, then room on the disk; with both back, the agent goes on as if nothing had been."""
+    agent.create("a")
+    soft, hard = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
+    opened = len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
+    # One for our connection, and none for the network.
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (opened + 2, hard))
+    with pytest.raises(ApiError) as caught:
+        agent.ask("POST", workspace_path("a", "start"))
+    assert "Too many open files" in caught.value.what
+    assert "LimitNOFILE" in caught.value.hint
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert agent.ask("GET", workspace_path("a"))["state"] == "failed"
+    agent.create("b")
+    assert agent.ask("DELETE", workspace_path("b"))["deleted"]
+
+
+def test_a_full_disk_says_so(agent: Agent) -> None:
+    agent.stop()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", agent.state], check=True)
+    try:
+        agent.process = agent.spawn()
+        with pytest.raises(ApiError) as caught:
+            deque((agent.create(f"w{number}") for number in range(100)), maxlen=0)
+        assert "No space left" in caught.value.what
+        assert "free some space" in caught.value.hint
+        names = [one["name"] for one in agent.ask("GET", WORKSPACES)["workspaces"]]
+        assert agent.ask("DELETE", workspace_path(names[0]))["deleted"]
+        agent.create("again")
+    finally:
+        agent.stop()
+        subprocess.run(["umount", agent.state], check=True)
+        agent.process = agent.spawn()
