@@ -204,7 +204,7 @@ class Guest:
             uid=UID,
         )
         sockets = network.mediator_sockets()
-        mediator = room.call(nursery.spawn(settings, sockets, log_fd, directory, network.new_drops))
+        mediator = room.call(nursery.spawn(settings, sockets, log_fd, directory, network))
         undo.callback(lambda: room.call(mediator.stop()))
         self.pid = mediator.pid
         network.raise_tap()

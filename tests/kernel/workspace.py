@@ -118,7 +118,7 @@ class Workspace:
         """Start a mediator on the workspace's sockets, as the agent does."""
         self.mediator = self.room.call(
             self.nursery.spawn(
-                self.settings(), self.network.mediator_sockets(), self._log_fd, self.directory, self.network.new_drops
+                self.settings(), self.network.mediator_sockets(), self._log_fd, self.directory, self.network
             )
         )
         return self.mediator

@@ -21,8 +21,10 @@ pytestmark = pytest.mark.vm
 
 ALLOWED = {Destination("tcp", world.API, 80), Destination("udp", world.RESOLVER, 53)}
 # Asks for what it may have and for what it may not, with and without an agent.
+# A refusal by the kernel and a dropped packet, each counted there.
+DROPS = "echo x | nc -u -w 1 10.1.2.3 9; ping -c 1 -W 1 10.1.2.3"
 EVIL = f"curl -s -m 5 --resolve evil.test:80:{world.EVIL} http://evil.test/"
-ASKING = f"while :; do curl -s -m 5 http://api.ok.test/; {EVIL}; sleep 0.5; done"
+ASKING = f"while :; do curl -s -m 5 http://api.ok.test/; {EVIL}; {DROPS}; sleep 0.5; done"
 
 
 @pytest.fixture
@@ -58,6 +60,12 @@ def goes_on(lab: Lab, name: str) -> None:
         wait_for(lambda event=event, before=before: [r["event"] for r in log_of(lab, name)].count(event) > before)  # type: ignore[misc]
 
 
+def dropped(lab: Lab, since: str) -> int:
+    """Packets of ping, by the log."""
+    found = [r for r in log_of(lab, "a") if r.get("what") == "icmp" and r["ts"] >= since]
+    return sum(r["packets"] for r in found)
+
+
 def test_guest_and_mediator_outlive_their_agent(lab: Lab) -> None:
     oracle = Oracle(lab.internet)
     flags = ("--egress", "strict", "--egress-allow", "api.ok.test")
@@ -89,6 +97,20 @@ def test_guest_and_mediator_outlive_their_agent(lab: Lab) -> None:
     assert lab.cli("policy", "revoke", "a", "api.ok.test").returncode == 0
     wait_for(lambda: any(r["event"] == "egress_dns_deny" for r in log_of(lab, "a")))
 
+    # Whoever was there to count: the records are what the kernel counted, but for what nobody saw.
+    assert lab.cli("stop", "a").returncode == 0
+    assert lab.cli("start", "a").returncode == 0
+    assert lab.cli("policy", "allow", "a", "api.ok.test").returncode == 0
+    goes_on(lab, "a")
+    started = status(lab, "a")["started"]
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        lab.end_agent(number)
+        goes_on(lab, "a")
+        lab.start_agent()
+    pings = netns.run_inside(namespace, nft.counters)["drop_icmp"][0]
+    wait_for(lambda: dropped(lab, started) >= pings)
+    assert dropped(lab, started) <= netns.run_inside(namespace, nft.counters)["drop_icmp"][0]
+
     # A way out that is not ours: such a guest is not taken over.
     lab.end_agent(signal.SIGKILL)
 
@@ -101,7 +123,7 @@ def test_guest_and_mediator_outlive_their_agent(lab: Lab) -> None:
     lab.start_agent()
     now = status(lab, "a")
     assert (now["state"], now["reason"]) == ("failed", "its network has interfaces that are not ours: d0")
-    wait_for(lambda: before["guest_pid"] not in lab.processes())
+    wait_for(lambda: len(lab.processes()) == 2)  # the agent and its nursery
     assert not namespace.exists()
     assert [*(lab.socket.parent / "sockets").iterdir(), *(lab.socket.parent / "workspaces").iterdir()] == []
     assert oracle.leaks(ALLOWED, {"api.ok.test"}) == ()

@@ -137,7 +137,7 @@ async def keep_mediated(
         now = await asyncio.to_thread(services.store.load, record.name)
         settings = await asyncio.to_thread(settings_of, services, now)
         sockets = await asyncio.to_thread(network.mediator_sockets)
-        mediator = await services.mediators.spawn(settings, sockets, log_fd, place, network.new_drops)
+        mediator = await services.mediators.spawn(settings, sockets, log_fd, place, network)
         if services.cgroups:
             services.cgroups.enter(record.name, "mediator", mediator.pid)
         return mediator

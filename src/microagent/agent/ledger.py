@@ -12,7 +12,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from microagent.workspace.files import ensure_directory, listing, open_directory, write_atomic
+from microagent.workspace.files import drop_unfinished, ensure_directory, listing, open_directory, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ class Ledger:
         directory = run_dir / "workspaces"
         ensure_directory(directory, 0o700)
         self._fd = open_directory(directory)
+        drop_unfinished(self._fd)
 
     def close(self) -> None:
         """Gives the directory's descriptor back."""

@@ -10,17 +10,32 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from microagent.api.control import Assembler, MediatorSettings, Message, encode, receive, send
 from microagent.api.lines import connect, listen
 from microagent.errors import HostError
 from microagent.host.sockets import MediatorSockets
 
-# What the kernel dropped since it was last asked: class -> (packets, bytes).
-Drops: TypeAlias = Callable[[], dict[str, tuple[int, int]]]
+# By counter of steer.nft: (packets, bytes).
+Figures: TypeAlias = Mapping[str, tuple[int, int]]
+
+
+class Counters(Protocol):
+    """What the kernel counts for a workspace; `host.network.Network` is one."""
+
+    @property
+    def reported(self) -> Figures:
+        """All that a mediator was told so far."""
+
+    def count_from(self, reported: Figures) -> None:
+        """Go on from there."""
+
+    def new_drops(self) -> Figures:
+        """What came since it was last asked."""
+
 
 _LINE = "mediator"
 _READY_SECONDS = 10.0
@@ -54,7 +69,7 @@ class Nursery:
         return nursery
 
     async def spawn(
-        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, place: Path, drops: Drops
+        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, place: Path, counters: Counters
     ) -> "Mediator":
         """Fork a mediator that answers in the directory `place`, and wait until it is ready to decide.
 
@@ -66,8 +81,10 @@ class Nursery:
             if "pid" not in answer:
                 raise HostError(f"the machine can start no mediator: {answer.get('error')}", "see `microagent doctor`")
             line = connect(place, _LINE)
-        mediator = Mediator(int(answer["pid"]), line, drops)
+        mediator = Mediator(int(answer["pid"]), line, counters)
         await mediator.start()
+        with contextlib.suppress(ConnectionError):  # its end is noticed by its keeper
+            await mediator._tell_counts()
         return mediator
 
     async def close(self) -> None:
@@ -90,7 +107,7 @@ class Nursery:
 class Mediator:
     """One mediator. `ended` is resolved with a word about why, when its process is gone."""
 
-    def __init__(self, pid: int, line: socket.socket, drops: Drops) -> None:
+    def __init__(self, pid: int, line: socket.socket, counters: Counters) -> None:
         self.pid = pid
         try:
             self._pidfd = os.pidfd_open(pid)
@@ -98,26 +115,29 @@ class Mediator:
             self._pidfd = -1  # it has ended already, as its line will tell
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._socket = line
-        self._drops = drops
+        self._counters = counters
+        self._greeting: Message = {}
         self._writer: asyncio.StreamWriter | None = None
         self._answers: asyncio.Queue[Message] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = ""
 
     @classmethod
-    async def adopt(cls, pid: int, place: Path, drops: Drops) -> "Mediator":
+    async def adopt(cls, pid: int, place: Path, counters: Counters) -> "Mediator":
         """Take over one that an earlier agent started; HostError when it does not answer in `place`."""
-        mediator = cls(pid, connect(place, _LINE), drops)
+        mediator = cls(pid, connect(place, _LINE), counters)
         await mediator.start()
-        await mediator._send({"counts": await asyncio.to_thread(drops)})
+        told = mediator._greeting.get("totals", {})
+        await asyncio.to_thread(counters.count_from, {name: (int(p), int(size)) for name, (p, size) in told.items()})
+        await mediator._tell_counts()
         return mediator
 
     async def start(self) -> None:
         """Wait until it is ready."""
         reader, self._writer = await asyncio.open_connection(sock=self._socket)
         self._keep(self._listen(reader))
-        answer = await self._answer(_READY_SECONDS)
-        if "ready" not in answer:
+        self._greeting = await self._answer(_READY_SECONDS)
+        if "ready" not in self._greeting:
             raise HostError("the mediator did not start", "the agent's log has its last words")
 
     async def reconfigure(self, settings: MediatorSettings) -> str:
@@ -135,7 +155,7 @@ class Mediator:
             return
         self._stopping = why
         try:
-            await self._send({"counts": await asyncio.to_thread(self._drops)})
+            await self._tell_counts()
             await self._send({"stop": why})
             await asyncio.wait_for(asyncio.shield(self.ended), _STOP_SECONDS)
         except (TimeoutError, OSError):
@@ -175,7 +195,12 @@ class Mediator:
         """Answer with what was dropped, not more than once in _COUNT_SECONDS."""
         await asyncio.sleep(_COUNT_SECONDS)
         if not self.ended.done() and not self._stopping:
-            await self._send({"counts": await asyncio.to_thread(self._drops)})
+            await self._tell_counts()
+
+    async def _tell_counts(self) -> None:
+        """The totals are for the next agent, to which this mediator will say them."""
+        news = await asyncio.to_thread(self._counters.new_drops)
+        await self._send({"counts": dict(news), "totals": dict(self._counters.reported)})
 
     async def _answer(self, seconds: float) -> Message:
         try:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from microagent.agent.mediators import Drops, Mediator, Nursery
+from microagent.agent.mediators import Counters, Mediator, Nursery
 from microagent.api.control import MediatorSettings
 from microagent.host.sockets import MediatorSockets
 
@@ -32,16 +32,16 @@ class Spawner:
             await spawner._nursery.close()
 
     async def spawn(
-        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, place: Path, drops: Drops
+        self, settings: MediatorSettings, sockets: MediatorSockets, log_fd: int, place: Path, counters: Counters
     ) -> Mediator:
         """As `Nursery.spawn`, tried once more from a new nursery when the old one is gone."""
         nursery = self._nursery
         try:
-            return await nursery.spawn(settings, sockets, log_fd, place, drops)
+            return await nursery.spawn(settings, sockets, log_fd, place, counters)
         except ConnectionError as error:
             log.warning("nursery gone error=%r", str(error))
             await self._renew(nursery)
-        return await self._nursery.spawn(settings, sockets, log_fd, place, drops)
+        return await self._nursery.spawn(settings, sockets, log_fd, place, counters)
 
     async def _renew(self, gone: Nursery) -> None:
         async with self._renewing:

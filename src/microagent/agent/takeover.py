@@ -19,14 +19,11 @@ from microagent.agent.ledger import Process
 from microagent.agent.leftovers import clear
 from microagent.agent.mediators import Mediator
 from microagent.agent.services import Services, netns_directory, sockets_directory
-from microagent.audit.reader import Filter
-from microagent.audit.tail import read
 from microagent.errors import HostError
 from microagent.guests.accelerator import QEMU
 from microagent.guests.qemu import adopt_guest
 from microagent.host.network import Network
 from microagent.workspace.record import Record
-from microagent.workspace.store import EGRESS
 
 log = logging.getLogger(__name__)
 
@@ -64,22 +61,13 @@ async def _network(services: Services, record: Record) -> Network:
     def adopt() -> Network:
         steering = steering_of(services.config, record.spec.egress)
         network = Network.adopt(netns_directory(services.config) / record.name, steering)
-        network.count_from(_counted(services, record))
+        # Unless its mediator knows better: what came while there was none is in the gap.
+        network.count_from({})
         if network.repair():
             log.warning("rules repaired workspace=%s", record.name)
         return network
 
     return await asyncio.to_thread(adopt)
-
-
-def _counted(services: Services, record: Record) -> dict[str, tuple[int, int]]:
-    """What the log says was dropped since the start."""
-    counted: dict[str, tuple[int, int]] = {}
-    wanted = Filter(event="egress_drop", since=record.started or "")
-    for found in read(services.store.path(record.name, EGRESS), wanted):
-        packets, size = counted.get(str(found.get("what")), (0, 0))
-        counted[str(found.get("what"))] = (packets + int(found.get("packets", 0)), size + int(found.get("bytes", 0)))
-    return counted
 
 
 async def _mediator(
@@ -90,9 +78,7 @@ async def _mediator(
         if noted is None or not noted.runs(Path(sys.executable).resolve().name, record.mediator_uid):
             return None
         try:
-            mediator = await Mediator.adopt(
-                noted.pid, sockets_directory(services.config) / record.name, network.new_drops
-            )
+            mediator = await Mediator.adopt(noted.pid, sockets_directory(services.config) / record.name, network)
             settings = await asyncio.to_thread(settings_of, services, record, "a new agent")
             digest = await mediator.reconfigure(settings)
         except (HostError, OSError) as error:

@@ -6,6 +6,7 @@ is ready does `raise_tap` let the first frame in. There is no step that connects
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,18 +107,18 @@ class Network:
 
         return netns.run_inside(self.path, work)
 
-    def count_from(self, reported: dict[str, tuple[int, int]]) -> None:
-        """What the log has already, so that `new_drops` begins after it: class -> (packets, bytes).
+    @property
+    def reported(self) -> dict[str, tuple[int, int]]:
+        """The counters when they were last read for a mediator: what it has been told in all."""
+        return self._reported
 
-        Where it has more, the rules were put back meanwhile and the kernel's counters began anew. Of refusals the log
-        does not tell who made them, so those are counted from now on.
+    def count_from(self, reported: Mapping[str, tuple[int, int]]) -> None:
+        """Where `new_drops` begins: the counters that a mediator was told last.
+
+        Where those are higher than now, the rules were put back meanwhile and the kernel's counters began anew.
         """
         now = netns.run_inside(self.path, nft.counters)
-        known = {f"drop_{what}": figures for what, figures in reported.items()}
-        self._reported = {
-            name: min(figures, known.get(name, (0, 0))) if name.startswith("drop_") else figures
-            for name, figures in now.items()
-        }
+        self._reported = {name: min(figures, reported.get(name, figures)) for name, figures in now.items()}
 
     def new_drops(self) -> dict[str, tuple[int, int]]:
         """What the kernel dropped or refused since the last call: counter of steer.nft -> (packets, bytes)."""

@@ -1,8 +1,8 @@
 """The line to the agent: a listening socket that outlives the agent, and the connection of the agent of now.
 
 How this works: the agent made the socket, and connects to it by its path. When it dies the mediator goes on deciding
-and recording by what it was told last; the next agent connects, is told "ready", and takes over. There is one agent,
-so a new connection ends an older one.
+and recording by what it was told last; the next agent connects, is told "ready" and what has been counted already
+(`greeting`), and takes over. There is one agent, so a new connection ends an older one.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ class AgentLine:
         self._fault = fault
         self._sock: socket.socket | None = None
         self._messages = Assembler()
+        self.greeting: Message = {"ready": True}
 
     @property
     def connected(self) -> bool:
@@ -72,7 +73,7 @@ class AgentLine:
         sock.setblocking(False)
         self._sock = sock
         self._reactor.watch(sock.fileno(), IN, self._readable, self)
-        self.send({"ready": True})
+        self.send(self.greeting)
 
     def _readable(self, _mask: int) -> None:
         if self._sock is None:

@@ -116,7 +116,8 @@ class Mediator:
         match message:
             case {"settings": settings}:
                 self._reconfigure(settings)
-            case {"counts": counts}:
+            case {"counts": counts, "totals": totals}:
+                self._agent.greeting["totals"] = totals
                 self._settle(counts)
             case {"record": record}:
                 self._record(record)

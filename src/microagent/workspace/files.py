@@ -59,6 +59,13 @@ def write_atomic(directory: int, name: str, data: bytes, mode: int = 0o600) -> N
         raise host_error(error, f"cannot write {name}") from error
 
 
+def drop_unfinished(directory: int) -> None:
+    """Removes what `write_atomic` left of writes that were cut off; for whoever alone writes there."""
+    for name in listing(directory):
+        if name.startswith("."):
+            os.unlink(name, dir_fd=directory)
+
+
 def read_file(directory: int, name: str) -> bytes:
     """The bytes of a regular file; OSError when it is not there or is a link."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from microagent.api.names import checked_name
 from microagent.errors import ApiError, HostError
-from microagent.workspace.files import ensure_directory, listing, open_append, open_directory, read_file, write_atomic
+from microagent.workspace.files import (
+    drop_unfinished,
+    ensure_directory,
+    listing,
+    open_append,
+    open_directory,
+    read_file,
+    write_atomic,
+)
 from microagent.workspace.record import Record, from_bytes
 from microagent.workspace.spec import WorkspaceSpec
 
@@ -42,6 +50,9 @@ class Store:
         for leftover in listing(self._fd):
             if leftover.startswith("."):
                 shutil.rmtree(leftover, dir_fd=self._fd)
+        for name in self.names():
+            with suppress(HostError), self._directory(name) as directory:
+                drop_unfinished(directory)
 
     def close(self) -> None:
         """Gives the directory's descriptor back."""

@@ -39,7 +39,7 @@ async def kept(tmp_path: Path, body: Body) -> str:
         async with Spawner.started(()) as spawner:
 
             async def spawn() -> Mediator:
-                return await spawner.spawn(settings, network.mediator_sockets(), log, tmp_path, network.new_drops)
+                return await spawner.spawn(settings, network.mediator_sockets(), log, tmp_path, network)
 
             keeper = Keeper("k", network, await spawn(), spawn)
             keeping = asyncio.create_task(keeper.keep())

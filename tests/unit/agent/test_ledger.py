@@ -71,3 +71,13 @@ def test_a_process_is_who_it_should_be(child: "subprocess.Popen[bytes]") -> None
     child.kill()
     process.wait()
     assert not process.alive()  # though nobody has reaped it
+
+
+def test_what_a_killed_agent_had_not_finished_writing_goes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.note("a")
+    ledger.close()
+    (tmp_path / "workspaces" / ".b.json.0123abcd").write_text("{")
+    again = Ledger(tmp_path)
+    assert (again.left(), [path.name for path in (tmp_path / "workspaces").iterdir()]) == (["a"], ["a.json"])
+    again.close()
