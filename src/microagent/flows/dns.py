@@ -99,6 +99,14 @@ class DnsHead:
             return self._refuse(refusal(Reason.NAME_MALFORMED))
         return self._decide(query, query.name, now)
 
+    def ask_too_much_untrusted(self, wire: bytes) -> list[Effect]:
+        """A message over the limit: refused unread. It has no record of its own; whoever counts them has one."""
+        try:
+            self._query = query = parse_query_untrusted(wire)
+        except Malformed:
+            return []
+        return [Reply(reply_refused(query, "too many questions"))]
+
     def _decide(self, query: Query, name: str, now: float) -> list[Effect]:
         pointer = reverse_address(name) if query.qtype == QType.PTR else None
         leased = self._leases.names_for(pointer, now) if pointer else ()

@@ -10,6 +10,7 @@ from microagent.audit.record import Record
 from microagent.flows.dns import DnsHead, Lookup, Reply, Write
 from microagent.flows.dns import Effect as DnsEffect
 from microagent.mediator.channel import close_socket
+from microagent.mediator.rate import PerSecond
 from microagent.mediator.reactor import IN, OUT, Timer
 from microagent.mediator.services import Services
 from microagent.wire.dns import truncate_to
@@ -29,14 +30,20 @@ _TCP_UNSENT = 256 * 1024
 class DnsQuestion:
     """Carries out the effects of one head; `reply` sends to whoever asked."""
 
-    def __init__(self, services: Services, server: str, reply: Callable[[DnsHead, bytes], None]) -> None:
+    def __init__(
+        self, services: Services, rate: PerSecond, server: str, reply: Callable[[DnsHead, bytes], None]
+    ) -> None:
         self._services = services
+        self._rate = rate
         self._reply = reply
         self._head = DnsHead(services.engine, services.leases, server, ident=services.new_id())
 
     def ask(self, wire: bytes) -> None:
         """Begin with the guest's message."""
-        self._run(self._head.ask_untrusted(wire, self._services.reactor.now))
+        if self._rate.take():
+            self._run(self._head.ask_untrusted(wire, self._services.reactor.now))
+        else:
+            self._run(self._head.ask_too_much_untrusted(wire))
 
     def _run(self, effects: list[DnsEffect]) -> None:
         for effect in effects:
@@ -59,8 +66,9 @@ class DnsQuestion:
 class DnsUdp:
     """The datagram socket."""
 
-    def __init__(self, services: Services, sock: socket.socket) -> None:
+    def __init__(self, services: Services, sock: socket.socket, rate: PerSecond) -> None:
         self._services = services
+        self._rate = rate
         self._sock = sock
 
     def start(self) -> None:
@@ -79,7 +87,7 @@ class DnsUdp:
                 return
             server = _original_destination(ancillary)
             if server:
-                DnsQuestion(self._services, server, self._replier(server, guest)).ask(wire)
+                DnsQuestion(self._services, self._rate, server, self._replier(server, guest)).ask(wire)
 
     def _replier(self, server: str, guest: tuple[str, int]) -> Callable[[DnsHead, bytes], None]:
         source = struct.pack("=I4s4s", 0, IPv4Address(server).packed, bytes(4))
@@ -102,8 +110,9 @@ def _original_destination(ancillary: list[tuple[int, int, bytes]]) -> str:
 class DnsTcp:
     """The listener; each connection carries any number of questions, answered as they become known (RFC 7766)."""
 
-    def __init__(self, services: Services, listener: socket.socket) -> None:
+    def __init__(self, services: Services, listener: socket.socket, rate: PerSecond) -> None:
         self._services = services
+        self._rate = rate
         self._listener = listener
         self._open = 0
 
@@ -123,15 +132,16 @@ class DnsTcp:
                 close_socket(sock, reset=True)
                 return
             self._open += 1
-            _DnsConnection(self._services, sock, self._closed).start()
+            _DnsConnection(self._services, self._rate, sock, self._closed).start()
 
     def _closed(self) -> None:
         self._open -= 1
 
 
 class _DnsConnection:
-    def __init__(self, services: Services, sock: socket.socket, closed: Callable[[], None]) -> None:
+    def __init__(self, services: Services, rate: PerSecond, sock: socket.socket, closed: Callable[[], None]) -> None:
         self._services = services
+        self._rate = rate
         self._sock = sock
         self._server = sock.getsockname()[0]
         self._closed = closed
@@ -174,7 +184,7 @@ class _DnsConnection:
                 return
             wire = bytes(self._received[2:end])
             del self._received[:end]
-            DnsQuestion(self._services, self._server, self._reply).ask(wire)
+            DnsQuestion(self._services, self._rate, self._server, self._reply).ask(wire)
 
     def _reply(self, head: DnsHead, data: bytes) -> None:
         if self._over:

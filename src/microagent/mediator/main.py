@@ -22,6 +22,7 @@ from microagent.mediator.dns_server import DnsTcp, DnsUdp
 from microagent.mediator.journal import Journal
 from microagent.mediator.kernel_log import KernelLog
 from microagent.mediator.listener import Listener
+from microagent.mediator.rate import PerSecond
 from microagent.mediator.reactor import Reactor
 from microagent.mediator.resolve import Resolver
 from microagent.mediator.services import Services, new_id, report_fault
@@ -91,10 +92,11 @@ class Mediator:
         self._udp = UdpRelay(services, udp, raw)
         services.leases.told = self._udp.leased
         self._kernel_log = KernelLog(services, kernel_log, self._ask_for_counters)
+        questions = PerSecond(services, "dns_queries_per_second", services.limits.dns_queries_per_second)
         parts = (
             self._listener,
-            DnsTcp(services, dns_tcp),
-            DnsUdp(services, dns_udp),
+            DnsTcp(services, dns_tcp, questions),
+            DnsUdp(services, dns_udp, questions),
             self._udp,
             self._kernel_log,
         )

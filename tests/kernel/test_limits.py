@@ -1,0 +1,53 @@
+"""What agent.yaml's limits do to a guest that goes over them, and what they leave alone."""
+
+import socket
+import time
+
+import dns.message
+import dns.rcode
+import pytest
+from tests.kernel.conftest import MakeWorkspace
+
+from microagent.api.limits import Limits
+from microagent.api.link import GATEWAY
+from microagent.demo import world
+from microagent.demo.oracle import Destination, Oracle
+
+pytestmark = pytest.mark.kernel
+
+API_HTTP = Destination("tcp", world.API, 80)
+
+
+def test_questions_over_the_limit_are_refused_and_counted(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["api.ok.test"], limits=Limits(dns_queries_per_second=20))
+    assert "status: NOERROR" in lab.guest.dig("api.ok.test")
+
+    def flood() -> list[int]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(5)
+            sock.connect((str(GATEWAY.ip), 53))
+            for _ in range(60):
+                sock.send(dns.message.make_query("api.ok.test", "A").to_wire())
+            return [dns.message.from_wire(sock.recv(4096)).rcode() for _ in range(60)]
+
+    codes = lab.guest.call(flood)
+    refused = codes.count(dns.rcode.REFUSED)
+    assert refused + codes.count(dns.rcode.NOERROR) == 60
+    assert 0 < refused <= 41  # of sixty, and one before them in the same second perhaps
+    lab.wait_for("egress_cap_exceeded", limit="dns_queries_per_second", max=20)
+    time.sleep(1.1)
+    assert sum(record["count"] for record in lab.records("egress_cap_exceeded")) == refused
+    assert "status: NOERROR" in lab.guest.dig("api.ok.test")
+    assert oracle.leaks((), {"api.ok.test"}) == ()
+
+
+def test_a_connection_that_idles_or_moves_too_much_is_ended(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["api.ok.test"], limits=Limits(tcp_idle_seconds=2, connection_bytes=20_000))
+    assert lab.guest.curl("http://api.ok.test/").stdout == "hello from api.ok.test\n"
+    with lab.guest.start("curl", "-sS", "-o", "/dev/null", "http://api.ok.test/slow/1000000") as greedy:
+        lab.wait_for("egress_cap_exceeded", limit="connection_bytes", max=20_000)
+        assert greedy.wait(timeout=10) != 0
+    idle = lab.guest.tcp(world.API, 80, b"GET / HTTP/1.1\r\nHost: api.ok.test\r\n\r\n", seconds=8)
+    assert b"hello from api.ok.test" in idle.data
+    lab.wait_for("egress_cap_exceeded", limit="tcp_idle_seconds", max=2)
+    assert oracle.leaks({API_HTTP}, {"api.ok.test"}) == ()
