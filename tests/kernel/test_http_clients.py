@@ -1,6 +1,7 @@
 """Programs that people use, on both ends: curl with nghttp2, nginx, gRPC; and WebSockets, which stay with HTTP/1.1."""
 
 import hashlib
+import json
 import os
 import socket
 import ssl
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.kernel
 
 NAME = "h2.ok.test"
 URL = f"https://{NAME}"
+PYTHON_H2 = (sys.executable, str(SERVERS / "h2_client.py"))
 TLS = Destination("tcp", world.PROGRAMS, 443)
 UPLOAD = 2_000_000
 
@@ -96,6 +98,21 @@ def test_curl_and_nginx_speak_http2_end_to_end(
     assert oracle.leaks({TLS}, {NAME}) == ()
 
 
+def test_a_refused_name_gets_its_reason_in_http2_from_who_speaks_nothing_else(
+    oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    lab = workspace(allow=["api.ok.test"])
+    hidden = ("--resolve", f"evil.test:443:{world.EVIL}", "-i", "https://evil.test/")
+    both = lab.guest.curl("--http2", *hidden)
+    assert both.stdout.startswith("HTTP/1.1 403"), both
+    only = lab.guest.run(*PYTHON_H2, str(lab.guest.trust), world.EVIL, "evil.test")
+    record = lab.wait_for("egress_deny", host="evil.test", reason="name_not_listed")
+    assert only.stdout.startswith("403 "), only.stderr
+    assert json.loads(only.stdout.partition(" ")[2])["reason"] == record["reason"]
+    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    assert oracle.leaks({Destination("tcp", world.API, 443)}, {"api.ok.test"}) == ()
+
+
 def test_a_grpc_stream_goes_both_ways_message_by_message(
     internet: Internet, oracle: Oracle, workspace: MakeWorkspace
 ) -> None:
@@ -104,7 +121,7 @@ def test_a_grpc_stream_goes_both_ways_message_by_message(
     client = (*environment, sys.executable, str(SERVERS / "grpc_client.py"), str(lab.guest.trust))
     with python_server(internet, "grpc_origin.py"):
         assert lab.guest.run(*client, NAME, "500").stdout == "500 500"
-        assert lab.guest.run(*client, "evil.test", "1").stdout == "UNAVAILABLE"
+        assert lab.guest.run(*client, "evil.test", "1").stdout == "UNAVAILABLE"  # its name does not resolve
     record = lab.wait_for("egress_request", path="/test.Echo/Echo")
     assert (record["method"], record["status"], record["http"]) == ("POST", 200, "2")
     assert record["bytes_out"] > 50_000

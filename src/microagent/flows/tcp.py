@@ -93,9 +93,10 @@ class TcpHead:
         self._awaiting = False
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
-        self._alpn: tuple[str, ...] = ()
         self._candidates: list[tuple[Question, Verdict]] = []
         self._question: Question | None = None
+        # What the guest offered of the protocols that can be read.
+        self.alpn: tuple[str, ...] = ()
         self.ident = ident
         self.verdict: Verdict | None = None
 
@@ -154,7 +155,7 @@ class TcpHead:
                     hello = parse_client_hello_untrusted(data)
                     if hello is not None:
                         self._signals += (Signal.ECH_OFFERED,) if hello.ech else ()
-                        self._alpn = tuple(p.decode("ascii") for p in hello.alpn if p in _READABLE)
+                        self.alpn = tuple(p.decode("ascii") for p in hello.alpn if p in _READABLE)
                         return self._named(hello.sni, now) if hello.sni else self._nameless(Proto.TLS, now)
                 case Sniffed.HTTP:
                     self._proto = Proto.HTTP
@@ -288,7 +289,7 @@ class TcpHead:
         if self._proto is Proto.HTTP:
             return [Inspect(self.verdict.host)]
         if self._proto is Proto.TLS and self.verdict.tls is Tls.INTERCEPT:
-            return [Intercept(self.verdict.host, self._alpn)]
+            return [Intercept(self.verdict.host, self.alpn)]
         if self._silent:
             self._awaiting = True
             return [AwaitFirstWord()]

@@ -18,6 +18,7 @@ from microagent.decision.verdict import Reason, Tls
 from microagent.flows import records
 from microagent.flows import vocabulary as v
 from microagent.flows.inside_tls import InsideTls
+from microagent.flows.last_words import Http1Words, Http2Words, LastWords
 from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
 from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket
@@ -309,18 +310,16 @@ class Flow:
         if self.head.proto == Proto.TLS:
             name = verdict.host if verdict else ""
             self._pause()
+            protocol, words = ("h2", Http2Words(data)) if self.head.alpn == ("h2",) else ("http/1.1", Http1Words(data))
             self._with_guest(
-                name,
-                "http/1.1",
-                lambda channel: self._say(channel, data),
-                lambda _error: self._end(reset=True),
+                name, protocol, lambda channel: self._say(channel, words), lambda _error: self._end(reset=True)
             )
             return
         self._pause()
-        self._say(PlainChannel(self._guest), data)
+        self._say(PlainChannel(self._guest), Http1Words(data))
 
-    def _say(self, channel: PlainChannel | TlsChannel, data: bytes) -> None:
-        Goodbye(self._services.reactor, channel, data, self._end).start()
+    def _say(self, channel: PlainChannel | TlsChannel, words: LastWords) -> None:
+        Goodbye(self._services.reactor, channel, words, self._end).start()
 
     def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
         def guarded() -> None:

@@ -6,26 +6,24 @@ connection instead of the reason.
 
 from collections.abc import Callable
 
+from microagent.flows.last_words import LastWords
 from microagent.mediator.channel import Channel
 from microagent.mediator.reactor import BOTH, Reactor
-from microagent.wire.http1 import find_head_end
 
 _SECONDS = 5.0
 _MOST = 256 * 1024
-# A head without an end was refused for that; its sender is told as well.
-_HEAD = 65536
 
 
 class Goodbye:
-    """Reads a request's head, sends `data`, reads on until the guest closes or the time is over."""
+    """Reads, sends what `words` says to it, and reads on until the guest closes or the time is over."""
 
-    def __init__(self, reactor: Reactor, channel: Channel, data: bytes, done: Callable[[], None]) -> None:
+    def __init__(self, reactor: Reactor, channel: Channel, words: LastWords, done: Callable[[], None]) -> None:
         self._reactor = reactor
         self._channel = channel
-        self._unsent = memoryview(data)
+        self._words = words
+        self._unsent = b""
+        self._ended = False
         self._done = done
-        self._head = bytearray()
-        self._asked = False
         self._read = 0
         self._over = False
         self._timer = reactor.later(_SECONDS, self._finish)
@@ -47,13 +45,12 @@ class Goodbye:
             if not data or self._read > _MOST:
                 self._finish()
                 return
-            if not self._asked:
-                self._head += data
-                self._asked = find_head_end(self._head) > 0 or len(self._head) >= _HEAD
-        if self._asked and self._unsent:
+            self._unsent += self._words.hear_untrusted(data)
+        if self._unsent:
             self._unsent = self._unsent[self._channel.write(self._unsent) :]
-            if not self._unsent:
-                self._channel.end()
+        if self._words.said and not self._unsent and not self._ended:
+            self._ended = True
+            self._channel.end()
 
     def _finish(self) -> None:
         if not self._over:

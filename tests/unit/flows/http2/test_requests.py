@@ -227,3 +227,24 @@ def test_http1_where_http2_was_agreed_on_ends_the_connection() -> None:
     assert not [e for e in effects if isinstance(e, ToUpstream)]
     assert records(effects)[0]["reason"] == "request_malformed"
     assert isinstance(effects[-1], Finish)
+
+
+def test_a_stream_lives_for_hours() -> None:
+    ends = Ends()
+    stream = ends.request(POST, b"x", end=False)
+    ends.server.send_headers(stream, OK)
+    for minute in range(600):
+        ends.now = 1.0 + 60.0 * minute
+        ends.client.ping(b"12345678")
+        ends.client.send_data(stream, b"m")
+        ends.server.send_data(stream, b"m")
+        ends.step()
+        for side in (ends.client, ends.server):
+            side.acknowledge_received_data(1, stream)
+        ends.step()
+    ends.client.end_stream(stream)
+    ends.server.end_stream(stream)
+    ends.step()
+    (record,) = ends.records()
+    assert record["duration_ms"] == 599 * 60_000.0
+    assert not ends.finished()
