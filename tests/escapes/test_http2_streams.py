@@ -176,7 +176,7 @@ def test_nothing_hides_in_a_stream(lab: Lab, oracle: Oracle) -> None:
         client = Client(lab.workspace)
         client.say((HELLO if payload else b"GET /smuggled HTTP/1.1\r\nHost: evil.test\r\n\r\n") + payload)
         client.say(head(2001, GET))
-        client.hear(0.15)
+        client.hear(0.1)
         client.close()
         assert not [r for r in lab.requests() if r[":path"] != "/"], case
         assert b"smuggled" not in lab.received(), case
