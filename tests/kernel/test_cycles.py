@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from microagent.agent.bringup import build
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
+from microagent.agent.seals import Seals
 from microagent.agent.services import Services, netns_directory
 from microagent.agent.spawner import Spawner
 from microagent.audit.record import timestamp
@@ -45,11 +46,17 @@ def processes(directory: Path) -> int:
     """Those that hold a file below the directory, as every mediator does."""
     count = 0
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            count += any(directory in fd.readlink().parents for fd in (entry / "fd").iterdir())
-        except OSError:
-            continue
+        with suppress(OSError):
+            count += any(directory in _target(fd).parents for fd in tuple((entry / "fd").iterdir()))
     return count
+
+
+def _target(fd: Path) -> Path:
+    """What a descriptor is open on; one that was closed while we looked is open on nothing."""
+    try:
+        return fd.readlink()
+    except OSError:
+        return Path("/")
 
 
 async def cycle(services: Services, name: str) -> None:
@@ -60,17 +67,18 @@ async def cycle(services: Services, name: str) -> None:
         _, keeper = await build(services, record, undo)
         assert Path(f"/proc/{keeper.mediator.pid}").exists()
     services.store.remove(name)
+    services.seals.remove(name)
 
 
 async def cycles(directory: Path, count: int, at_once: int) -> tuple[dict[str, object], dict[str, object]]:
     """What there was after a few, and after all."""
     (directory / "resolv.conf").write_text("nameserver 192.0.2.1\n")
     config = Config(state_dir=directory / "state", run_dir=directory / "run", resolv_conf=directory / "resolv.conf")
-    store, ledger = Store(config.state_dir), Ledger(config.run_dir)
+    store, ledger, seals = Store(config.state_dir), Ledger(config.run_dir), Seals(config.state_dir)
     try:
         async with Spawner.started(()) as spawner:
             images = ImageStore(directory / "images", directory / "built")
-            services = Services(config, store, ledger, spawner, images, None)
+            services = Services(config, store, ledger, spawner, images, None, seals)
             turn = asyncio.Semaphore(at_once)
 
             async def one(number: int) -> None:
@@ -85,13 +93,18 @@ async def cycles(directory: Path, count: int, at_once: int) -> tuple[dict[str, o
     finally:
         ledger.close()
         store.close()
+        seals.close()
         release_directory(netns_directory(config))
 
 
 def test_nothing_stays(tmp_path: Path) -> None:
     before, after = asyncio.run(cycles(tmp_path, 40, 10))
     assert after == before
-    assert (before["mounts"], before["processes"], before["files"]) == (1, 1, ["resolv.conf"])
+    assert (before["mounts"], before["processes"], before["files"]) == (
+        1,
+        1,
+        ["resolv.conf", "state/seals/seal-key.pem"],
+    )
 
 
 if __name__ == "__main__":

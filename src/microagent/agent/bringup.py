@@ -16,6 +16,7 @@ from microagent.agent.keeper import Keeper
 from microagent.agent.leftovers import clear
 from microagent.agent.mediators import Mediator
 from microagent.agent.output import Output, Sink
+from microagent.agent.sealer import Sealer
 from microagent.agent.services import Services, netns_directory, sockets_directory
 from microagent.agent.undo import acquire
 from microagent.api.control import MediatorSettings
@@ -130,12 +131,20 @@ async def keep_mediated(
     """A keeper for the mediator that is `running`, or for a new one."""
     place = sockets_directory(services.config) / record.name
     log_fd = services.store.open_log(record.name, EGRESS)
-    undo.callback(os.close, log_fd)
+    undo.callback(lambda: os.close(log_fd))
+
+    def switched(fd: int) -> None:
+        nonlocal log_fd
+        os.close(log_fd)
+        log_fd = fd
 
     async def spawn() -> Mediator:
         # The policy may have changed since the start: the store has the one of now.
         now = await asyncio.to_thread(services.store.load, record.name)
         settings = await asyncio.to_thread(settings_of, services, now)
+        if os.fstat(log_fd).st_size == 0:
+            before = await asyncio.to_thread(services.store.last_line, record.name, f"{EGRESS}.1")
+            settings = replace(settings, log_before=before.decode())
         sockets = await asyncio.to_thread(network.mediator_sockets)
         mediator = await services.mediators.spawn(settings, sockets, log_fd, place, network)
         if services.cgroups:
@@ -145,9 +154,17 @@ async def keep_mediated(
     if running is None:
         running = await acquire(undo, spawn(), Mediator.stop)
     keeper = Keeper(record.name, network, running, spawn)
+    sealer = Sealer(services.store, services.seals, record.name, switched)
+    # Its last seal is made after the mediator's last word.
+    undo.push_async_callback(_cancelled, asyncio.create_task(sealer.keep_sealed(keeper)))
     # By then it may be another one than this one.
     undo.push_async_callback(lambda: keeper.mediator.stop())
     return keeper
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def bound(services: Services, record: Record) -> None:

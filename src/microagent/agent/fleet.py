@@ -65,6 +65,7 @@ class Fleet:
             await supervisor.kill()
         self._all.pop(name, None)
         removed = self.services.store.remove(name)
+        self.services.seals.remove(name)
         return removed or supervisor is not None
 
     async def adopt(self) -> None:
@@ -94,4 +95,5 @@ class Fleet:
         if supervisor.record.spec.ephemeral:
             self._all.pop(supervisor.record.name, None)
             self.services.store.remove(supervisor.record.name)
+            self.services.seals.remove(supervisor.record.name)
             log.info("workspace=%s state=deleted", supervisor.record.name)

@@ -21,6 +21,7 @@ from microagent.agent.fleet import Fleet
 from microagent.agent.ledger import Ledger
 from microagent.agent.metrics_server import serving_metrics
 from microagent.agent.peers import group_id, listen
+from microagent.agent.seals import Seals
 from microagent.agent.server import application
 from microagent.agent.services import Services, netns_directory, sockets_directory
 from microagent.agent.spawner import Spawner
@@ -108,9 +109,11 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         ledger = Ledger(config.run_dir)
         stack.callback(ledger.close)
         stack.callback(_tidy, netns_directory(config))
+        seals = Seals(config.state_dir)
+        stack.callback(seals.close)
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
-        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack))
+        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals)
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))
         # Once more after the server has gone: a request may have started one while the others were stopped.
         stack.push_async_callback(partial(fleet.close, stop=False))

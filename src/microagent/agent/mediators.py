@@ -145,6 +145,23 @@ class Mediator:
         await self._send({"settings": settings.to_message()})
         return str((await self._answer(_READY_SECONDS)).get("reconfigured", ""))
 
+    async def switch_log(self, log_fd: int) -> None:
+        """Have it write into another file from now on; when this returns, the one before is as long as it will be.
+
+        ConnectionError or HostError when it ended meanwhile.
+        """
+        assert self._writer is not None  # noqa: S101  (start made it)
+        await self._writer.drain()
+
+        def hand_over() -> None:
+            with socket.socket(fileno=os.dup(self._socket.fileno())) as line:
+                line.setblocking(False)
+                send(line, {"log": True}, (log_fd,))
+
+        hand_over()
+        if "switched" not in await self._answer(_READY_SECONDS):
+            raise HostError("the mediator ended while its log was rotated")
+
     async def record(self, event: str, fields: dict[str, Any]) -> None:
         """Have a fact of the agent's written into the log."""
         await self._send({"record": {"event": event, "fields": fields}})

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from microagent.agent import attach, handlers, streams
+from microagent.agent import attach, audits, handlers, streams
 from microagent.agent.fleet import Fleet
 from microagent.agent.handlers import FLEET
 from microagent.agent.peers import may_speak
@@ -39,6 +39,8 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
             web.post(f"{one}/kill", handlers.kill),
             web.get(f"{one}/policy", handlers.show_policy),
             web.post(f"{one}/policy", handlers.change_policy),
+            web.get(f"{one}/audit", audits.verify),
+            web.get(f"{one}/audit/export", audits.export),
             web.get(f"{one}/egress", streams.egress),
             web.get(f"{one}/logs", streams.logs),
             web.get(messages.EGRESS, streams.everything),

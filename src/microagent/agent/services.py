@@ -5,6 +5,7 @@ from pathlib import Path
 
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
+from microagent.agent.seals import Seals
 from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
 from microagent.host.cgroup import Cgroups
@@ -31,3 +32,4 @@ class Services:
     mediators: Spawner
     images: ImageStore
     cgroups: Cgroups | None
+    seals: Seals

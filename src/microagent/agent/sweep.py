@@ -35,6 +35,7 @@ def _settled(services: Services, record: Record) -> Record | None:
         return record
     if record.spec.ephemeral:
         services.store.remove(record.name)
+        services.seals.remove(record.name)
         return None
     if record.state not in LIVE:
         return record

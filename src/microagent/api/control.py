@@ -33,6 +33,8 @@ class MediatorSettings:
     private: tuple[str, ...] = ()
     uid: int = 65534
     changed_by: str = ""
+    # The last line of the log, where rotation has just begun a new file.
+    log_before: str = ""
     upstream_ca: str = ""
     limits: Limits = DEFAULT_LIMITS
 

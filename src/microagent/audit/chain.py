@@ -7,9 +7,13 @@ ends early: that is what the agent's seals are for.
 """
 
 import hashlib
+import re
+from dataclasses import dataclass
 
 START = "0" * 64
 _MEMBER = b',"chain":"'
+_BEGIN = re.compile(rb'\{"v":1,"ts":"([0-9T:.Z-]{20,40})","seq":([0-9]{1,18}),')
+_END = re.compile(rb',"chain":"([0-9a-f]{64})"\}\Z')
 _SUFFIX_LENGTH = len(_MEMBER) + 64 + len(b'"}')
 
 
@@ -18,6 +22,26 @@ def link(previous: str, body: bytes) -> tuple[bytes, str]:
     unlinked = body[:-1]
     chain = hashlib.sha256(previous.encode() + unlinked).hexdigest()
     return unlinked + _MEMBER + chain.encode() + b'"}\n', chain
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a line stands: its time (RFC 3339), its number, and its link."""
+
+    ts: str
+    seq: int
+    chain: str
+
+
+def head(line: bytes) -> Head | None:
+    """The head of a line without its newline; None when it is no whole record.
+
+    Read at the line's two ends, which are the mediator's: whatever a guest had a hand in is between them.
+    """
+    begin, end = _BEGIN.match(line), _END.search(line)
+    if begin is None or end is None:
+        return None
+    return Head(begin[1].decode(), int(begin[2]), end[1].decode())
 
 
 def check(previous: str, line: bytes) -> str | None:

@@ -6,6 +6,7 @@ and recording by what it was told last; the next agent connects, is told "ready"
 """
 
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -32,6 +33,7 @@ class AgentLine:
         self._fault = fault
         self._sock: socket.socket | None = None
         self._messages = Assembler()
+        self._descriptors: list[int] = []
         self.greeting: Message = {"ready": True}
 
     @property
@@ -79,14 +81,19 @@ class AgentLine:
         if self._sock is None:
             return
         try:
-            data = self._sock.recv(1 << 20)
+            data, descriptors, _, _ = socket.recv_fds(self._sock, 1 << 20, 1)
         except BlockingIOError:
             return
+        self._descriptors += descriptors
         if not data:
             self._hang_up()
             return
         for message in self._messages.feed(data):
             self._obey(message)
+
+    def take_descriptor(self) -> int:
+        """The one that came with the message that is being obeyed. LookupError when none did."""
+        return self._descriptors.pop(0)
 
     def _hang_up(self) -> None:
         if self._sock is not None:
@@ -95,3 +102,5 @@ class AgentLine:
                 self._sock.close()
             self._sock = None
             self._messages = Assembler()
+            while self._descriptors:
+                os.close(self._descriptors.pop())

@@ -49,7 +49,7 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
         engine=_engine(settings),
         leases=Leases(),
         resolver=Resolver(reactor, settings.resolvers, report_fault, settings.limits.dns_seconds),
-        journal=Journal(log_fd, settings.workspace, new_id),
+        journal=Journal(log_fd, settings.workspace, new_id, settings.log_before.encode()),
         leaves=LeafContexts(issuer, settings.limits.leaf_cache, settings.limits.leaf_mints_per_second),
         upstream_tls=UpstreamTls(upstream_tls, settings.upstream_ca),
         limits=settings.limits,
@@ -121,6 +121,9 @@ class Mediator:
             case {"counts": counts, "totals": totals}:
                 self._agent.greeting["totals"] = totals
                 self._settle(counts)
+            case {"log": _}:
+                self._services.journal.switch(self._agent.take_descriptor())
+                self._agent.send({"switched": True})
             case {"record": record}:
                 self._record(record)
             case {"stop": why}:

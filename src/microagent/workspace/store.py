@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from microagent.api.names import checked_name
+from microagent.audit.logfile import ROTATED, whole_end
 from microagent.errors import ApiError, HostError
 from microagent.workspace.files import (
     drop_unfinished,
@@ -36,6 +37,9 @@ EGRESS = "egress.jsonl"
 OVERLAY = "overlay.ext4"
 CONSOLE = "console.log"
 OUTPUT = "output.log"
+
+# Longer than any record: 256 characters for each text.
+_LONGEST_LINE = 1 << 17
 
 
 class Store:
@@ -117,6 +121,40 @@ class Store:
         """An append-only descriptor of one of the workspace's logs; the caller closes it."""
         with self._directory(name) as directory:
             return open_append(directory, file)
+
+    def last_line(self, name: str, file: str) -> bytes:
+        """The last whole line of a log, or of the file before it, without its newline; b"" when there is none."""
+        for candidate in (file, f"{file}.1"):
+            try:
+                with self.path(name, candidate).open("rb", buffering=0) as log:
+                    end = whole_end(log)
+                    if end:
+                        start = max(0, end - _LONGEST_LINE)
+                        return os.pread(log.fileno(), end - start - 1, start).rpartition(b"\n")[2]
+            except FileNotFoundError:
+                continue
+        return b""
+
+    def rotate(self, name: str, file: str) -> int:
+        """Renames a log to `.1`, that to `.2` and so on, the last one out; a descriptor of the new file.
+
+        HostError when the disk has no room for it; then nothing is renamed.
+        """
+        with self._directory(name) as directory:
+            fresh = f".{file}.next"
+            with suppress(FileNotFoundError):
+                os.unlink(fresh, dir_fd=directory)
+            fd = open_append(directory, fresh)
+            try:
+                for number in range(ROTATED, 0, -1):
+                    older = f"{file}.{number - 1}" if number > 1 else file
+                    with suppress(FileNotFoundError):
+                        os.rename(older, f"{file}.{number}", src_dir_fd=directory, dst_dir_fd=directory)
+                os.rename(fresh, file, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
 
     def remove(self, name: str) -> bool:
         """Deletes a workspace and all its files; False when there was none."""

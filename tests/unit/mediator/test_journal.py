@@ -64,7 +64,8 @@ def test_a_torn_line_is_ended_and_passed_over(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"v":1,"ts":"2026')
     journal(path).write(ALLOW)
-    assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2]
+    assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2, 3]
+    assert json.loads(whole_lines(path)[1])["torn"] is True
     assert chained(path)
 
 
@@ -84,5 +85,27 @@ def test_what_cannot_be_written_raises_and_the_next_line_is_whole_again(tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     log.write(ALLOW)
-    assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2]
+    assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2, 3]
+    assert json.loads(whole_lines(path)[1])["torn"] is True
     assert chained(path)
+
+
+def test_a_rotated_log_goes_on_in_the_new_file_and_so_does_the_next_journal(tmp_path: Path) -> None:
+    path, older = tmp_path / "egress.jsonl", tmp_path / "egress.jsonl.1"
+    first = journal(path)
+    first.write(ALLOW)
+    path.rename(older)
+    first.switch(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+    first.write(ALLOW)
+    (line,) = whole_lines(path)
+    (before,) = whole_lines(older)
+    assert chain.check(json.loads(before)["chain"], line)
+
+    # A mediator that begins with an empty file is told what came before.
+    path.rename(tmp_path / "egress.jsonl.0")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    second = Journal(fd, "research", lambda: "id", line)
+    assert second.resumed
+    second.write(ALLOW)
+    assert json.loads(whole_lines(path)[0])["seq"] == 3
+    assert chain.check(json.loads(line)["chain"], whole_lines(path)[0])

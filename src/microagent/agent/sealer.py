@@ -1,0 +1,92 @@
+"""Seals the logs of running workspaces, each second, and rotates them when they are long.
+
+How this works: the agent reads the last line of a log and nothing else, and that at its two ends only, which are the
+mediator's, and signs where it stands (`seals`).
+
+Rotation: a new file takes the log's name, the mediator is handed its descriptor and says when it has switched, and the
+last record of the old file is sealed. Seals of records that were rotated out go, but for the last, which the oldest
+record that is left is linked to.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from microagent.agent.keeper import Keeper
+from microagent.agent.seals import Seals
+from microagent.audit import logfile
+from microagent.audit.chain import head
+from microagent.errors import HostError, MicroagentError
+from microagent.workspace.store import EGRESS, Store
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 1.0
+# Contract 10.
+ROTATE_BYTES = 64 << 20
+
+
+class Sealer:
+    """Seals and rotates the log of one workspace for as long as it runs."""
+
+    def __init__(self, store: Store, seals: Seals, name: str, switched: Callable[[int], None]) -> None:
+        """`switched` is given the descriptor of the new file after a rotation."""
+        self._store = store
+        self._seals = seals
+        self._name = name
+        self._switched = switched
+
+    async def keep_sealed(self, keeper: Keeper) -> None:
+        """Runs until it is cancelled, with a last seal then."""
+        try:
+            while True:
+                await asyncio.sleep(_SECONDS)
+                await self._try(asyncio.to_thread(self.seal))
+                if self._length() >= ROTATE_BYTES:
+                    await self._try(self._rotate(keeper))
+        finally:
+            with contextlib.suppress(OSError, MicroagentError):
+                self.seal()
+
+    def seal(self) -> None:
+        """Now."""
+        self._seals.seal(self._name, self._store.last_line(self._name, EGRESS))
+
+    async def _rotate(self, keeper: Keeper) -> None:
+        async with keeper.changing:
+            fd = await asyncio.to_thread(self._store.rotate, self._name, EGRESS)
+            self._switched(fd)
+            try:
+                await keeper.mediator.switch_log(fd)
+            except (HostError, OSError):
+                # The next one begins with the new file.
+                keeper.mediator.kill()
+                await keeper.mediator.ended
+            await asyncio.to_thread(self._after_rotation)
+        log.info("log rotated workspace=%s", self._name)
+
+    def _after_rotation(self) -> None:
+        path = self._store.path(self._name, EGRESS)
+        self._seals.seal(self._name, self._store.last_line(self._name, f"{EGRESS}.1"), rotated=True)
+        files = logfile.open_all(path)
+        try:
+            block = next(logfile.forward(files[0]), None) if files else None
+            first = head(block.data.partition(b"\n")[0]) if block else None
+            if first:
+                self._seals.forget_before(self._name, first.seq)
+        finally:
+            for file in files:
+                file.close()
+
+    def _length(self) -> int:
+        try:
+            return self._store.path(self._name, EGRESS).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    async def _try(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except (OSError, MicroagentError) as error:
+            log.error("log not sealed workspace=%s error=%r", self._name, str(error))

@@ -1,0 +1,105 @@
+"""`audit verify` and `audit export`: is the record what was written?"""
+
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from microagent.cli.agent_call import ask, with_agent
+from microagent.cli.output import Settings, json_option, note, say, say_json
+from microagent.errors import ApiError
+
+
+@click.group()
+@json_option
+def audit() -> None:
+    """Verify and export the record of a workspace."""
+
+
+@audit.command()
+@click.argument("log", metavar="NAME|FILE")
+@json_option
+@click.pass_obj
+def verify(settings: Settings, log: str) -> None:
+    """Check every line of the log of workspace NAME, or in an exported FILE, against chain and seals.
+
+    Ends with 1 when anything was changed, removed, moved, inserted or cut off, and says where.
+    """
+    report = _of_file(log) if "/" in log or log.endswith(".tar") else _of_workspace(settings, log)
+    if settings.json:
+        say_json(report)
+    else:
+        _say(log, report)
+    if not report["whole"]:
+        raise SystemExit(1)
+
+
+@audit.command()
+@click.argument("name")
+@click.option("-o", "--output", metavar="FILE", help="Where to; NAME.tar by default, - for standard output.")
+@json_option
+@click.pass_obj
+def export(settings: Settings, name: str, output: str | None) -> None:
+    """Write log, seals, policy and CA certificate of workspace NAME as one tar, for `audit verify FILE` elsewhere."""
+    import asyncio
+
+    from microagent.api.client import Client
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    path = workspace_path(checked_name(name), "audit/export")
+    if output == "-" and sys.stdout.isatty():
+        raise ApiError("invalid", "a tar is nothing for a terminal", "redirect it, or name a file with --output")
+
+    async def fetch() -> None:
+        async with Client(settings.socket) as client:
+            chunks = client.chunks(path, {})
+            # The file is made once there is something to write: an error leaves none.
+            first = await anext(chunks, b"")
+            with _opened(output or f"{name}.tar") as file:
+                file.write(first)
+                async for chunk in chunks:
+                    file.write(chunk)
+
+    try:
+        with_agent(settings, lambda: asyncio.run(fetch()))
+    except OSError as error:
+        raise ApiError("failed", f"cannot write {output or name + '.tar'}: {error.strerror or error}") from error
+    if output != "-":
+        note(f"written to {output or name + '.tar'}; `microagent audit verify` reads it anywhere")
+
+
+def _opened(output: str) -> IO[bytes]:
+    return sys.stdout.buffer if output == "-" else Path(output).open("wb")
+
+
+def _of_workspace(settings: Settings, name: str) -> dict[str, Any]:
+    from microagent.api.messages import workspace_path
+    from microagent.api.names import checked_name
+
+    report: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name), "audit"))
+    return report
+
+
+def _of_file(file: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from microagent.audit.archive import verify_archive
+    from microagent.audit.seal import fingerprint
+
+    if not Path(file).is_file():
+        raise ApiError("invalid", f"there is no file {file}", "`microagent audit export NAME` makes one")
+    report, key = verify_archive(Path(file))
+    return {"whole": report.whole, **asdict(report), "key": fingerprint(key)}
+
+
+def _say(log: str, report: dict[str, Any]) -> None:
+    for fault in report["faults"]:
+        place = fault["file"] + (f":{fault['line']}" if fault["line"] else "")
+        say(": ".join(part for part in (place, fault["ts"], fault["what"]) if part))
+    word = "whole" if report["whole"] else "NOT whole"
+    records = f"records {report['first']} to {report['last']}" if report["records"] else "no records"
+    seals = f"sealed up to {report['sealed']} by {report['seals']} seals"
+    say(f"{log}: {word}, {records} in {report['files']} file(s), {seals}")
+    say(f"key {report['key']}")

@@ -1,0 +1,197 @@
+"""Every way to tamper with a log is found where it is, and an honest log is whole."""
+
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from microagent.audit import chain
+from microagent.audit.archive import export, verify_archive, verify_log
+from microagent.audit.record import Event, Record, body
+from microagent.audit.seal import Seal, digest, read_seal
+from microagent.audit.verify import LogFile, Report, verify
+from microagent.errors import HostError, Malformed
+
+KEY = Ed25519PrivateKey.generate()
+OTHER = Ed25519PrivateKey.generate()
+COUNT = 30
+
+
+def lines(count: int = COUNT, host: str = "api.ok.test") -> list[bytes]:
+    made, link = [], chain.START
+    for seq in range(1, count + 1):
+        record = Record(Event.ALLOW, {"host": host})
+        text = body(record, ts=f"2026-03-01T12:00:{seq:02}.000000Z", seq=seq, ident=f"id{seq}", workspace="lab")
+        line, link = chain.link(link, text)
+        made.append(line[:-1])
+    return made
+
+
+LINES = lines()
+
+
+def seals(at: tuple[int, ...], log: list[bytes] = LINES, key: Ed25519PrivateKey = KEY, rotated: int = 0) -> list[bytes]:
+    made, before = [], chain.START
+    for seq in at:
+        head = chain.head(log[seq - 1])
+        assert head is not None
+        made.append(Seal(f"2026-03-01T12:00:{seq:02}.500000Z", seq, head.chain, rotated, before).sign(key))
+        before = digest(made[-1])
+    return made
+
+
+SEALS = seals((10, 20, COUNT))
+
+
+def report(log: list[bytes], vouched: list[bytes] = SEALS) -> Report:
+    return verify([LogFile("egress.jsonl", log)], vouched, KEY.public_key(), "seals.jsonl")
+
+
+def test_an_honest_log_is_whole() -> None:
+    found = report(LINES)
+    assert (found.whole, found.records, found.first, found.last, found.sealed) == (True, COUNT, 1, COUNT, COUNT)
+    # What is newer than the newest seal is what is still being written.
+    assert report(LINES, seals((10, 20))).sealed == 20
+
+
+def changed(log: list[bytes]) -> list[bytes]:
+    return [*log[:14], log[14].replace(b"api.ok", b"api.no"), *log[15:]]
+
+
+TAMPERED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], int, str]] = {
+    "a byte changed": (changed, 15, "record 15 was changed"),
+    "a line removed": (lambda log: log[:14] + log[15:], 15, "1 records are missing before record 16"),
+    "three lines removed": (lambda log: log[:14] + log[17:], 15, "3 records are missing"),
+    "the first lines removed": (lambda log: log[3:], 1, "the records before 4 are gone"),
+    "two lines swapped": (lambda log: [*log[:14], log[15], log[14], *log[16:]], 15, "missing before record 16"),
+    "a line repeated": (lambda log: log[:15] + log[14:], 16, "moved, repeated or inserted"),
+    "a line from elsewhere": (lambda log: [*log[:15], lines(15, "evil.test")[14], *log[15:]], 16, "inserted"),
+    "a line that is no record": (lambda log: [*log[:15], b"hello", *log[15:]], 16, "not a record"),
+    "an empty line": (lambda log: [*log[:15], b"", *log[15:]], 16, "not a record"),
+    "the end cut off": (lambda log: log[:25], 0, "the log ends at record 25, but record 30 was there"),
+    "everything gone": (lambda _: [], 0, "the log ends at record 0"),
+    "an older copy put back": (lambda log: log[:12], 0, "the log ends at record 12"),
+    "all made anew": (lambda _: lines(COUNT, "evil.test"), 10, "is not the one that was sealed"),
+    "the last third made anew": (lambda log: log[:15] + lines(COUNT, "evil.test")[15:], 16, "record 16 was changed"),
+}
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_tampering_is_found_where_it_is(case: str) -> None:
+    tamper, line, what = TAMPERED[case]
+    found = report(tamper(LINES))
+    assert not found.whole
+    assert found.faults[0].line == line, found.faults
+    assert what in found.faults[0].what
+    assert len(found.faults) <= 3
+
+
+def test_the_time_is_named() -> None:
+    assert report(changed(LINES)).faults[0].ts == "2026-03-01T12:00:15.000000Z"
+
+
+def test_noise_is_a_few_problems_and_not_a_million() -> None:
+    assert len(report([b"noise"] * 100_000).faults) == 20
+
+
+@pytest.mark.parametrize(
+    ("vouched", "what"),
+    [
+        (SEALS[:1] + SEALS[2:], "a seal before this one is missing"),
+        ([SEALS[1], SEALS[0], SEALS[2]], "missing or was changed"),
+        ([SEALS[0].replace(b'"seq":10', b'"seq":11'), *SEALS[1:]], "did not sign"),
+        (seals((10, 20, COUNT), key=OTHER), "did not sign"),
+        ([], "there are no seals"),
+        ([b"{}"], "did not sign"),
+    ],
+)
+def test_tampering_with_seals_is_found(vouched: list[bytes], what: str) -> None:
+    found = report(LINES, vouched)
+    assert what in found.faults[0].what
+
+
+def test_a_torn_line_is_fine_when_the_next_record_tells_of_it() -> None:
+    def log(fields: dict[str, object]) -> list[bytes]:
+        head = chain.head(LINES[9])
+        assert head is not None
+        text = body(Record(Event.GAP, fields), ts="2026-03-01T12:00:11.000000Z", seq=11, ident="x", workspace="lab")
+        return [*LINES[:10], LINES[10][:40], chain.link(head.chain, text)[0][:-1]]
+
+    assert report(log({"why": "a line could not be written whole", "torn": True}), seals((10,))).whole
+    assert report(log({"why": "the mediator died"}), seals((10,))).faults[0].what == "not a record"
+
+
+def rotated(*sizes: int) -> list[LogFile]:
+    files, start = [], 0
+    for index, size in enumerate(sizes):
+        name = f"egress.jsonl.{len(sizes) - 1 - index}".removesuffix(".0")
+        files.append(LogFile(name, LINES[start : start + size]))
+        start += size
+    return files
+
+
+def test_rotation_keeps_the_chain() -> None:
+    found = verify(rotated(10, 10, 10), seals((10, 20, 30), rotated=2), KEY.public_key(), "s")
+    assert (found.whole, found.files) == (True, 3), found.faults
+
+
+@pytest.mark.parametrize(
+    ("gone", "what"),
+    [(0, "the records before 11 are gone"), (1, "10 records are missing"), (2, "the log ends at record 20")],
+)
+def test_a_rotated_file_that_is_gone_is_found(gone: int, what: str) -> None:
+    files = [file for index, file in enumerate(rotated(10, 10, 10)) if index != gone]
+    found = verify(files, seals((5, 20, 30), rotated=2), KEY.public_key(), "s")
+    assert what in found.faults[0].what
+
+
+def test_the_oldest_file_may_have_been_rotated_out_and_is_missed_if_it_was_not() -> None:
+    files = rotated(10, 10, 10)[1:]
+    assert verify(files, seals((10, 20, 30), rotated=1), KEY.public_key(), "s").whole
+    found = verify(files, seals((10, 20, 30), rotated=2), KEY.public_key(), "s")
+    assert "1 of 3 files are gone" in found.faults[0].what
+
+
+def test_an_archive_verifies_elsewhere(tmp_path: Path) -> None:
+    log = tmp_path / "egress.jsonl"
+    (tmp_path / "egress.jsonl.1").write_bytes(b"".join(line + b"\n" for line in LINES[:20]))
+    log.write_bytes(b"".join(line + b"\n" for line in LINES[20:]))
+    vouched = seals((10, 20, COUNT), rotated=1)
+    assert verify_log(log, vouched, KEY.public_key()).whole
+    archive = tmp_path / "lab.tar"
+    with archive.open("wb") as file:
+        export(file, "lab", log, vouched, KEY.public_key(), {"mode": "strict"}, b"certificate")
+    found, key = verify_archive(archive)
+    assert (found.whole, found.records, key) == (True, COUNT, KEY.public_key())
+    with tarfile.open(archive) as tar:
+        assert not [name for name in tar.getnames() if "ca-key" in name or "seal-key.pem" in name]
+
+
+def test_what_is_no_archive_is_said(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.tar"
+    with tarfile.open(empty, "w") as tar:
+        tar.addfile(tarfile.TarInfo("lab/egress.jsonl"), BytesIO())
+    (tmp_path / "noise.tar").write_bytes(b"noise" * 1000)
+    for name in ("empty.tar", "noise.tar", "none.tar"):
+        with pytest.raises(HostError, match=name):
+            verify_archive(tmp_path / name)
+
+
+def test_a_seal_is_what_was_signed() -> None:
+    seal = Seal("2026-03-01T12:00:00.000000Z", 5, "ab" * 32, 2, "cd" * 32)
+    line = seal.sign(KEY)
+    assert read_seal(line, KEY.public_key()) == seal
+    for index in range(len(line)):
+        with pytest.raises(Malformed):
+            read_seal(line[:index] + bytes([line[index] ^ 1]) + line[index + 1 :], KEY.public_key())
+
+
+def test_the_head_of_a_line_is_read_at_its_ends() -> None:
+    head = chain.head(LINES[4])
+    assert head is not None
+    assert (head.ts, head.seq) == ("2026-03-01T12:00:05.000000Z", 5)
+    assert chain.head(LINES[4][:-1]) is None
+    assert chain.head(b"") is None
