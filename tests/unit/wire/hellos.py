@@ -96,3 +96,12 @@ class Oracle:
             if self.called:
                 return count
         return None
+
+    def feed_whole(self, data: bytes) -> bool:
+        """Whether OpenSSL asks for the name, given all of it at once."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        connection = self._context.wrap_bio(incoming, outgoing, server_side=True)
+        incoming.write(data)
+        with contextlib.suppress(ssl.SSLError):
+            connection.do_handshake()
+        return self.called
