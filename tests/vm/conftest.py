@@ -10,13 +10,13 @@ import pytest
 from microagent.demo.internet import Internet
 from microagent.demo.lab import GUEST_DIR, Lab
 
-_BUILD = Path(__file__).parents[2] / "vm_fixtures" / "build"
+BUILD = Path(__file__).parents[2] / "vm_fixtures" / "build"
 
 
 @pytest.fixture(scope="session")
 def guest_dir() -> Path:
     """Kernel, initramfs and base image, current."""
-    subprocess.run([_BUILD, "--out", GUEST_DIR], check=True)
+    subprocess.run([BUILD, "--out", GUEST_DIR], check=True)
     return GUEST_DIR
 
 
