@@ -149,7 +149,10 @@ class ChannelRelay:
 
     def abort(self, error: Exception) -> None:
         """A side broke: what the conversation still has to record, it records."""
-        if not self._finishing and not self._over:
+        if self._finishing:
+            self.close(self._finishing)  # all was said: how a peer leaves then is no news
+            return
+        if not self._over:
             for effect in self._conversation.upstream_ended(self._reactor.now):
                 if isinstance(effect, Write):
                     self._write(effect.record)
