@@ -72,6 +72,7 @@ class TlsChannel:
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
+        self._unread: bytes | None = None
         # Told just before the end: a TLS 1.3 server hands out its sessions at any time after the handshake.
         self.closing: Callable[[ssl.SSLSocket], None] | None = None
 
@@ -97,8 +98,15 @@ class TlsChannel:
             return False
         return True
 
+    def hear(self) -> None:
+        """Take in what the peer has sent, and keep what of it is to be read. OSError when it broke."""
+        self._unread = self.read()
+
     def read(self) -> bytes | None:
         """See Channel. An end without close_notify raises: a truncated stream is not a finished one."""
+        if self._unread is not None:
+            unread, self._unread = self._unread, None
+            return unread
         try:
             return self._tls.recv(CHUNK)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):

@@ -264,6 +264,7 @@ class Flow:
             partial(self._upstream_shaken, name),
             partial(self._upstream_failed, tls),
             self._services.limits.tls_handshake_seconds,
+            partial(services.upstream_tls.may_refuse, tls),
         )
         self._handshake.start()
 

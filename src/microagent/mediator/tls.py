@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from microagent.mediator.bounds import Rate
 from microagent.mediator.channel import TlsChannel
-from microagent.mediator.reactor import BOTH, Owner, Reactor
+from microagent.mediator.reactor import BOTH, IN, Owner, Reactor
 from microagent.pki.ca import Issuer
 
 
@@ -92,12 +92,19 @@ class Handshake:
         done: Callable[[TlsChannel], None],
         failed: Callable[[Failure], None],
         seconds: float,
+        lingers: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`lingers` is asked when the handshake is done: whether to wait a moment for what the peer makes of it.
+
+        In TLS 1.3 a server says only afterwards that it does not take what it was shown (RFC 8446 section 4.4.2.4).
+        """
         self._reactor = reactor
         self._owner = owner
         self._channel = TlsChannel(tls)
         self._done = done
         self._failed = failed
+        self._lingers = lingers
+        self._lingering = False
         self._timer = reactor.later(seconds, lambda: self._fail(_LATE))
         self._over = False
 
@@ -113,15 +120,26 @@ class Handshake:
             self._timer.cancel()
             self._reactor.forget(self._channel.fileno())
 
-    def _step(self, _mask: int) -> None:
-        if self._over:
+    def _step(self, mask: int) -> None:
+        if self._over or (self._lingering and not mask & IN):
             return
         try:
-            finished = self._channel.handshake()
+            if self._lingering:
+                self._channel.hear()
+            elif not self._channel.handshake():
+                return
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             self._fail(Failure(words(error)))
             return
-        if finished:
+        if not self._lingering and self._lingers():
+            self._lingering = True
+            self._timer.cancel()
+            self._timer = self._reactor.later(_LINGER_SECONDS, lambda: self._reactor.soon(self._finish, self._owner))
+            return
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self._over:
             self.stop()
             self._done(self._channel)
 
@@ -131,6 +149,8 @@ class Handshake:
             self._failed(failure)
 
 
+# A server that takes it need not say anything; one that does not says so within a round trip.
+_LINGER_SECONDS = 1.0
 _LATE = Failure("the handshake took too long", late=True)
 
 

@@ -80,6 +80,10 @@ class UpstreamTls:
         """Whether the server asked for a client certificate, be it that the handshake failed."""
         return tls in self._asked
 
+    def may_refuse(self, tls: ssl.SSLSocket) -> bool:
+        """Whether a server has yet to say that it insists on the client certificate that it asked for."""
+        return self.asked_for_certificate(tls) and tls.version() == "TLSv1.3"
+
     def shaken(self, tls: ssl.SSLSocket) -> str:
         """The handshake is done: watch no more. What is wrong with the server's certificate; empty: nothing."""
         tls.context = self._unwatched
