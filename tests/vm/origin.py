@@ -177,12 +177,12 @@ class Origin:
 
 
 @contextmanager
-def running(internet: Internet, room: Path, names: tuple[str, ...]) -> Iterator[Origin]:
-    """The servers of `names`, with certificates of the internet's authority."""
+def running(internet: Internet, room: Path, certificate: str) -> Iterator[Origin]:
+    """The servers, with this certificate and key (PEM)."""
     room.chmod(0o755)
     origin = Origin(room)
     pem = room / "server.pem"
-    pem.write_bytes(internet.authority.server_pem(names))
+    pem.write_text(certificate)
     (room / "access.log").touch()
     config = room / "nginx.conf"
     config.write_text(_NGINX.format(room=room, pem=pem, address=world.PROGRAMS))

@@ -134,19 +134,23 @@ def _alpine(root: Path) -> str:
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     subprocess.run([BUILD, "--out", GUEST_DIR, "--clients"], check=True)
     zone = {**world.ZONE, **{name: {"A": [world.PROGRAMS]} for name in NAMES}}
-    room = tmp_path_factory.mktemp("alpine")
+    room = tmp_path_factory.mktemp("clients")
+    root = certify("the operator's root", None, ca=True)
+    trusted = room / "root.pem"
+    trusted.write_text(root.pem)
+    certificate = certify("origin", root, names=NAMES).server_pem()
     with Internet(zone) as internet, Lab(internet) as lab:
-        with running(internet, tmp_path_factory.mktemp("origin"), NAMES) as origin:
-            output = _run(lab, "clients", str(GUEST_DIR / "clients"), _script(origin))
-            output += _run(lab, "alpine", _alpine(room), _steps(ALPINE))
+        with running(internet, tmp_path_factory.mktemp("origin"), certificate) as origin:
+            output = _run(lab, "clients", trusted, str(GUEST_DIR / "clients"), _script(origin))
+            output += _run(lab, "alpine", trusted, _alpine(room / "root"), _steps(ALPINE))
         said = dict(part.split("\n", 1) for part in output.split("== ")[1:])
         leaks = Oracle(internet).leaks(OPENED, set(NAMES))
         yield Session(said, lab.records("clients") + lab.records("alpine"), origin.log, leaks)
 
 
-def _run(lab: Lab, name: str, image: str, script: str) -> str:
-    flags = ("--name", name, "--keep", "--egress", "strict", "--egress-allow", ".ok.test")
-    with lab.start("run", *flags, image, "/bin/sh", "-c", script) as command:
+def _run(lab: Lab, name: str, trusted: Path, image: str, script: str) -> str:
+    flags = ("--egress", "strict", "--egress-allow", ".ok.test", "--upstream-ca", str(trusted))
+    with lab.start("run", "--name", name, "--keep", *flags, image, "/bin/sh", "-c", script) as command:
         output, _ = command.communicate(timeout=_PATIENCE)
     return output
 
