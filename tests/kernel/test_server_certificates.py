@@ -205,3 +205,12 @@ def test_certificates_are_made_at_a_limited_rate(rig: Rig, tmp_path: Path) -> No
         assert {record["host"] for record in lab.records("egress_deny")} == set(names)
         time.sleep(1)
         assert lab.guest.curl("-w", "%{http_code}", "-o", "/dev/null", *where, urls[-1]).stdout == "403"
+
+
+def test_a_guest_cannot_begin_anew_in_the_middle(rig: Rig) -> None:
+    name = "plain.good.test"
+    connect = ("openssl", "s_client", "-tls1_2", "-connect", f"{world.PROGRAMS}:443", "-servername", name)
+    answer = rig.lab.guest.run(*connect, "-CAfile", str(rig.lab.guest.trust), stdin="R\n")
+    assert "Verify return code: 0 (ok)" in answer.stdout
+    assert "RENEGOTIATING" in answer.stderr
+    assert "no renegotiation" in answer.stderr

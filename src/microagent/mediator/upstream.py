@@ -31,6 +31,8 @@ def upstream_context(extra_roots: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # At least 112 bits: no SHA-1 signatures, no RSA below 2048, whatever the host's openssl.cnf allows.
     context.set_ciphers("DEFAULT:@SECLEVEL=2")
+    # A server that begins anew, in TLS 1.2, could show another certificate in the middle.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     # RFC 9525 section 2: names are in the subjectAltName, and nowhere else.
     context.hostname_checks_common_name = False
     if extra_roots:
