@@ -28,7 +28,15 @@ pytestmark = pytest.mark.kernel
 ROOT = certify("the operator's root", None, ca=True)
 BAD, GOOD = bad(ROOT), good(ROOT)
 ASKING = ["asks.good.test", "needs.good.test", "asks-tls12.good.test", "needs-tls12.good.test"]
-OTHERS = [*ASKING, "mute.good.test", "tls12.good.test", "tls11.good.test", "pinned.good.test", "resumed.good.test"]
+OTHERS = [
+    *ASKING,
+    "mute.good.test",
+    "tls12.good.test",
+    "tls11.good.test",
+    "pinned.good.test",
+    "resumed.good.test",
+    "slow.good.test",
+]
 SERVED = {**BAD, **GOOD, **{name: certify(name, ROOT, names=[name]).server_pem() for name in OTHERS}}
 TLS = Destination("tcp", world.PROGRAMS, 443)
 _PORTS = {"http": 80, "https": 443}
@@ -214,3 +222,16 @@ def test_a_guest_cannot_begin_anew_in_the_middle(rig: Rig) -> None:
     assert "Verify return code: 0 (ok)" in answer.stdout
     assert "RENEGOTIATING" in answer.stderr
     assert "no renegotiation" in answer.stderr
+
+
+def test_a_server_that_answers_no_request_is_a_504_where_the_operator_has_a_limit(rig: Rig, tmp_path: Path) -> None:
+    name = "slow.good.test"
+    limits = Limits(tcp_idle_seconds=1)
+    with Workspace(rig.lab.internet, tmp_path, allow=[name], upstream_ca=ROOT.pem, limits=limits) as lab:
+        answer = lab.guest.curl("-i", "--http1.1", f"https://{name}/")
+        head, _, body = answer.stdout.replace("\r", "").partition("\n\n")
+        assert head.startswith("HTTP/1.1 504"), answer
+        record = lab.wait_for("egress_mitm_upstream_error", host=name)
+        assert (json.loads(body)["reason"], json.loads(body)["decision"]) == ("response_timeout", record["id"])
+        assert lab.wait_for("egress_request", host=name)["status"] == 504
+        assert lab.wait_for("egress_cap_exceeded", host=name)["limit"] == "tcp_idle_seconds"

@@ -2,7 +2,8 @@
 
 DIRECTORY has NAME.pem for each name it serves. LOG gets a line `NAME VERSION RESUMED BYTES` for each handshake that was
 done (RESUMED: 0 or 1; BYTES: how many came after it). Names that begin with `asks` ask for a client certificate of CA,
-`needs` insist on one, `mute` never answer; those with `tls12` speak no TLS 1.3, those with `tls11` nothing newer.
+`needs` insist on one, `mute` never answer a ClientHello, `slow` no request; those with `tls12` speak no TLS 1.3, those
+with `tls11` nothing newer.
 """
 
 import socket
@@ -67,7 +68,9 @@ class Handler(socketserver.BaseRequestHandler):
             try:
                 while not data.endswith(b"\r\n\r\n") and (piece := tls.recv(65536)):
                     data += piece
-                if data:
+                if name.startswith("slow"):
+                    tls.recv(1)
+                elif data:
                     tls.sendall(ANSWER)
                     tls.unwrap()
             except OSError:

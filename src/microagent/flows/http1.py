@@ -174,6 +174,18 @@ class HttpConversation:
             exchange.response_done = True
         return self._finish("upstream closed", now)
 
+    def too_slow(self, now: float) -> list[Effect]:
+        """The connection has idled for too long: what a guest reads that waits for a response; nothing if none does."""
+        exchange = self._exchange
+        if exchange is None or not exchange.request_body.done or exchange.response_body is not None:
+            return []
+        exchange.status = 504
+        ident = self.new_id()
+        fields = {"host": self.name, "dst": self.destination, "error": "no response in time", "flow": self.flow}
+        body = deny_response(504, self.name, "response_timeout", ident, "the server did not answer in time")
+        written = Write(Record(Event.UPSTREAM_ERROR, fields, ident=ident))
+        return [written, ToGuest(body), *self._finish("tcp_idle_seconds", now)]
+
     # --- requests
 
     def _next_requests(self, now: float) -> list[Effect]:

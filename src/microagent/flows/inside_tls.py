@@ -72,6 +72,10 @@ class InsideTls:
         """The server sends no more."""
         return self._conversation.upstream_ended(now) if self._conversation else [Finish("upstream closed")]
 
+    def too_slow(self, now: float) -> list[Effect]:
+        """The connection has idled for too long."""
+        return self._conversation.too_slow(now) if self._conversation else []
+
     def _release(self) -> list[Effect]:
         first = bytes(self._first)
         self._first.clear()

@@ -252,7 +252,9 @@ class Flow:
 
     def _exceeded(self, limit: str, most: int, reason: Reason = Reason.LIMIT_REACHED) -> None:
         self._services.write(records.cap_exceeded(*self._whose(), limit, most, reason))
-        self.cut(limit)
+        relay = self._relay
+        if limit != "tcp_idle_seconds" or not isinstance(relay, ChannelRelay) or not relay.give_up():
+            self.cut(limit)
 
     def _intercept(self, upstream: socket.socket, name: str, alpn: tuple[str, ...]) -> None:
         services = self._services

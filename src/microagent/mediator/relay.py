@@ -50,6 +50,9 @@ class Conversation(Protocol):
     def upstream_ended(self, now: float) -> list[Effect]:
         """The server sends no more."""
 
+    def too_slow(self, now: float) -> list[Effect]:
+        """The connection has idled for too long: the last words to the guest, if there are any."""
+
 
 class _Side:
     """A channel, and what is still to be sent on it."""
@@ -146,6 +149,13 @@ class ChannelRelay:
             self._reactor.forget(side.channel.fileno())
             side.channel.close(reset=reset)
         self._closed(why)
+
+    def give_up(self) -> bool:
+        """End an idle connection with what its conversation has to say; False when that is nothing."""
+        effects = self._conversation.too_slow(self._reactor.now)
+        self._carry_out(effects)
+        self._reactor.soon(self._pump, self)
+        return bool(effects)
 
     def abort(self, error: Exception) -> None:
         """A side broke: what the conversation still has to record, it records."""

@@ -69,6 +69,10 @@ class Http2Conversation:
         """The server sends no more."""
         return self._end("upstream closed", now)
 
+    def too_slow(self, now: float) -> list[Effect]:  # noqa: ARG002  (which of the streams would it be?)
+        """The connection has idled for too long, with all its streams: there is nothing to say but the end."""
+        return []
+
     def _end(self, why: str, now: float) -> list[Effect]:
         self._connection.finish(why, now)
         return self._carry_out()
