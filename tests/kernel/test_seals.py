@@ -16,12 +16,13 @@ from microagent.agent.config import Config
 from microagent.agent.keeper import Keeper
 from microagent.agent.ledger import Ledger
 from microagent.agent.seals import Seals
-from microagent.agent.services import Services
+from microagent.agent.services import Services, netns_directory
 from microagent.agent.spawner import Spawner
 from microagent.audit.archive import verify_log
 from microagent.audit.record import timestamp
 from microagent.audit.verify import Report
 from microagent.guests.image import ImageStore
+from microagent.host.netns import release_directory
 from microagent.pki.ca import create_ca
 from microagent.workspace.spec import from_json
 from microagent.workspace.store import EGRESS, Store
@@ -41,6 +42,7 @@ async def agent(directory: Path) -> AsyncIterator[Services]:
         async with Spawner.started(()) as spawner:
             images = ImageStore(directory / "images", directory / "built")
             yield Services(config, store, ledger, spawner, images, None, seals)
+    release_directory(netns_directory(config))
 
 
 @asynccontextmanager
