@@ -11,6 +11,7 @@ from tests.kernel.conftest import MakeWorkspace
 from microagent.api.limits import Limits
 from microagent.api.link import GATEWAY
 from microagent.demo import world
+from microagent.demo.internet import Internet
 from microagent.demo.oracle import Destination, Oracle
 
 pytestmark = pytest.mark.kernel
@@ -51,3 +52,33 @@ def test_a_connection_that_idles_or_moves_too_much_is_ended(oracle: Oracle, work
     assert b"hello from api.ok.test" in idle.data
     lab.wait_for("egress_cap_exceeded", limit="tcp_idle_seconds", max=2)
     assert oracle.leaks({API_HTTP}, {"api.ok.test"}) == ()
+
+
+@pytest.mark.parametrize(("mode", "allow"), [("strict", [".sfx.test"]), ("guarded", [])])
+def test_a_tunnel_through_names_is_slowed_down(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, mode: str, allow: list[str]
+) -> None:
+    lab = workspace(mode, allow=allow, limits=Limits(dns_new_names_per_minute=20, dns_queries_per_second=1000))
+    assert "status: NOERROR" in lab.guest.dig("www.sfx.test")
+
+    def tunnel() -> list[int]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(5)
+            sock.connect((str(GATEWAY.ip), 53))
+            codes: list[int] = []
+            for number in range(60):
+                sock.send(dns.message.make_query(f"secret{number}.sfx.test", "A").to_wire())
+                codes.append(dns.message.from_wire(sock.recv(4096)).rcode())
+            return codes
+
+    refused = lab.guest.call(tunnel).count(dns.rcode.REFUSED)
+    assert 38 <= refused <= 41  # of sixty; the bucket fills by one in three seconds
+    record = lab.wait_for("egress_dns_deny", reason="new_names_exceeded")
+    assert record["qname"].endswith(".sfx.test")
+    arrived = {query.name for query in internet.evidence().queries if query.name.startswith("secret")}
+    assert len(arrived) == 60 - refused
+    # A client that asks for what it asked for before, and for other domains, notices nothing.
+    assert "status: NOERROR" in lab.guest.dig("www.sfx.test")
+    if mode == "guarded":
+        assert "status: NOERROR" in lab.guest.dig("api.ok.test")
+    assert oracle.leaks((), {".sfx.test", "api.ok.test"}) == ()

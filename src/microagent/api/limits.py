@@ -28,6 +28,7 @@ class Limits:
     connections: int = 1024
     dns_seconds: int = 5
     dns_queries_per_second: int = 200
+    dns_new_names_per_minute: int = 120
     udp_idle_seconds: int = 30
     udp_flows: int = 4096
     leaf_cache: int = 1024
@@ -66,6 +67,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "connections": (1, 32768),
     "dns_seconds": (1, 60),
     "dns_queries_per_second": (1, 1000000),
+    "dns_new_names_per_minute": (1, 1000000),
     "udp_idle_seconds": (1, _DAY),
     "udp_flows": (1, 32768),
     "leaf_cache": (1, 65536),

@@ -87,6 +87,10 @@ class Reason(StrEnum):
     REFUSED_BEFORE = "refused_before", "the same was refused in the last 10 s, and the rules still refuse it"
     LOOP = "loop", "the destination is the mediator itself"
     MINTS_EXCEEDED = "mints_exceeded", "certificates for new names were made too fast; try again in a second"
+    NEW_NAMES_EXCEEDED = (
+        "new_names_exceeded",
+        "too many names were new under one domain in a minute, as in a DNS tunnel; older ones still resolve",
+    )
     LIMIT_REACHED = "limit_reached", "the workspace has reached a limit"
     POLICY_CHANGED = "policy_changed", "the policy changed while the flow was open, and no longer allows it"
     POLICY_UNREADABLE = "policy_unreadable", "the policy cannot be read, so everything is denied"

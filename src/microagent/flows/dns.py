@@ -11,11 +11,14 @@ from ipaddress import IPv4Address
 from typing import TypeAlias
 
 from microagent.audit.record import Event, Record
+from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
 from microagent.decision.verdict import Reason, Verdict, refusal
 from microagent.errors import Malformed
 from microagent.flows import records
+from microagent.policy.model import Kind
+from microagent.policy.suffixes import registered_domain
 from microagent.wire.dns import (
     NODATA,
     Answer,
@@ -68,9 +71,10 @@ Effect: TypeAlias = Reply | Lookup | Write
 class DnsHead:
     """One question, from its bytes to its reply."""
 
-    def __init__(self, engine: Engine, leases: Leases, server: str, *, ident: str) -> None:
+    def __init__(self, engine: Engine, leases: Leases, new_names: NewNames, server: str, *, ident: str) -> None:
         self._engine = engine
         self._leases = leases
+        self._new_names = new_names
         self._server = server
         self._ident = ident
         self._query: Query | None = None
@@ -125,6 +129,9 @@ class DnsHead:
             return self._tell(pointer_answer(name, leased, LEASE_GRACE_SECONDS))
         if query.qtype in _EMPTIED:
             return self._tell(NODATA)
+        domain = _domain(verdict, name)
+        if domain and not self._new_names.take(domain, name, now):
+            return self._refuse(refusal(Reason.NEW_NAMES_EXCEEDED, name, signals=verdict.signals))
         # The question itself is egress: it is on record before it leaves.
         return [Write(self._record(Event.DNS_ALLOW, verdict)), Lookup(name, query.qtype)]
 
@@ -172,6 +179,15 @@ class DnsHead:
                 fields["unlisted"] = True
         ident = self._ident if event is Event.DNS_DENY else ""
         return Record(event, fields | more, ident=ident)
+
+
+def _domain(verdict: Verdict, name: str) -> str:
+    """Whose owner sees the name: the suffix that allows it, or what was registered; "" for a name that stands alone."""
+    rule = verdict.rule
+    if rule is not None and rule.kind is Kind.EXACT:
+        return ""
+    domain = rule.text[1:] if rule is not None and rule.kind is Kind.SUFFIX else registered_domain(name)
+    return "" if domain == name else domain
 
 
 def _shown_untrusted(question: bytes) -> str:

@@ -13,6 +13,7 @@ from ipaddress import ip_address, ip_network
 
 from microagent.api.control import MediatorSettings, Message
 from microagent.audit.record import Event, Record
+from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
 from microagent.flows.records import policy_change
@@ -48,6 +49,7 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
         reactor=reactor,
         engine=_engine(settings),
         leases=Leases(),
+        new_names=NewNames(settings.limits.dns_new_names_per_minute),
         resolver=Resolver(reactor, settings.resolvers, report_fault, settings.limits.dns_seconds),
         journal=Journal(log_fd, settings.workspace, new_id, settings.log_before.encode()),
         leaves=LeafContexts(issuer, settings.limits.leaf_cache, settings.limits.leaf_mints_per_second),

@@ -26,6 +26,7 @@ from microagent.mediator.tls import LeafContexts
 from microagent.mediator.upstream import upstream_context
 from microagent.pki.ca import Issuer, create_ca
 from microagent.pki.server import unfit_untrusted
+from microagent.policy.suffixes import registered_domain
 
 
 def main() -> int:
@@ -56,11 +57,13 @@ def main() -> int:
 def _load_what_loads_late() -> None:
     """Some modules are imported when they are first needed, and a mediator can open no file: need them now.
 
-    dnspython does so for each record type, cryptography and the codecs for what a certificate takes.
+    dnspython does so for each record type, cryptography and the codecs for what a certificate takes; the public
+    suffixes are a list in a file.
     """
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
     certificate, key = create_ca("nursery", datetime.now(UTC))
     LeafContexts(Issuer(certificate, key), 1, 1).for_name("nursery.test", now=1.0)
+    registered_domain("www.nursery.test")
     unfit_untrusted(x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER))
 
 

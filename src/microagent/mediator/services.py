@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from microagent.api.limits import Limits
 from microagent.audit.record import Record
+from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
 from microagent.flows.tcp import Sniffing
@@ -36,6 +37,7 @@ class Services:
     reactor: Reactor
     engine: Engine
     leases: Leases
+    new_names: NewNames
     resolver: Resolver
     journal: Journal
     leaves: LeafContexts

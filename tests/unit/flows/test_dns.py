@@ -9,6 +9,7 @@ import dns.opcode
 import dns.rcode
 import pytest
 
+from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
 from microagent.flows.dns import DnsHead, Effect, Lookup, Reply, Write
@@ -23,7 +24,7 @@ POLICY = Policy((parse_entry(Verb.ALLOW, ".ok.test", "test"),))
 class Talk:
     def __init__(self, mode: Mode = Mode.STRICT) -> None:
         self.leases = Leases()
-        self.head = DnsHead(Engine(mode, POLICY), self.leases, "8.8.8.8", ident="d1")
+        self.head = DnsHead(Engine(mode, POLICY), self.leases, NewNames(120), "8.8.8.8", ident="d1")
 
     def asks(self, name: str, qtype: str = "A", **options: object) -> list[Effect]:
         self.query = dns.message.make_query(name, qtype, **options)  # type: ignore[arg-type]
