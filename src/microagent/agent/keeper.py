@@ -55,6 +55,8 @@ class Keeper:
             raise HostError(f"workspace {self.workspace} cannot be mediated: {error}") from error
 
     async def _repaired(self) -> bool:
+        if self.network.untouched:
+            return False
         async with self.changing:
             return await asyncio.to_thread(self.network.repair)
 

@@ -25,6 +25,7 @@ from microagent.agent.seals import Seals
 from microagent.agent.server import application
 from microagent.agent.services import Services, netns_directory, sockets_directory
 from microagent.agent.spawner import Spawner
+from microagent.agent.surroundings import keep_told
 from microagent.agent.sweep import sweep
 from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
@@ -94,6 +95,8 @@ async def _serve(config: Config) -> None:
         last.callback(config.socket.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
         await last.enter_async_context(serving_metrics(fleet, config, group))
+        watching = asyncio.create_task(keep_told(fleet))
+        last.callback(watching.cancel)
         _notify_ready()
         log.info("ready version=%s pid=%d socket=%s", __version__, os.getpid(), config.socket)
         stop = await told.get() == signal.SIGINT

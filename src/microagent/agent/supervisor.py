@@ -148,6 +148,17 @@ class Supervisor:
             log.info("workspace=%s policy=%s who=%s", self.record.name, after.policy.digest, who)
             return True
 
+    async def refresh(self) -> None:
+        """Has a running workspace decide by the host's addresses and resolvers of now."""
+        async with self._changing:
+            if self.life is None:
+                return
+            egress = self.record.spec.egress
+            try:
+                await apply_egress(self._services, self.life, egress, egress, "", lambda: self.record)
+            except (HostError, OSError) as error:
+                log.error("not refreshed workspace=%s reason=%r", self.record.name, str(error))
+
     async def ended(self) -> None:
         """Waits until a life that is going on is over and undone."""
         if self._task:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from microagent.errors import HostError
 from microagent.host import links, netns, nft, sockets
+from microagent.host.generation import Generations
 from microagent.host.ruleset import Steering
 from microagent.host.sockets import MediatorSockets
 
@@ -24,7 +25,9 @@ class Network:
     steering: Steering
     tap: int
     _sockets: MediatorSockets | None
+    _generations: Generations
     _fingerprint: str = ""
+    _seen: int = -1  # the generation that was found to be right
     _reported: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
@@ -44,7 +47,7 @@ class Network:
         try:
             links.configure()
             nft.apply(_ruleset(steering))
-            return cls(path, steering, tap, sockets.open_all(), nft.fingerprint())
+            return cls(path, steering, tap, sockets.open_all(), Generations(), nft.fingerprint())
         except BaseException:
             os.close(tap)
             raise
@@ -61,7 +64,7 @@ class Network:
             netns.run_inside(path, links.verify)
         except OSError as error:
             raise HostError(f"its network is gone: {error.strerror or error}") from error
-        return cls(path, steering, -1, None, expected)
+        return cls(path, steering, -1, None, netns.run_inside(path, Generations), expected)
 
     def mediator_sockets(self) -> MediatorSockets:
         """The sockets for a mediator, made now where this agent has none."""
@@ -93,10 +96,17 @@ class Network:
         self._fingerprint = netns.run_inside(self.path, work)
         self.steering = steering
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the rules are those that `repair` saw last; costs microseconds. HostError, OSError."""
+        return self._generations.current() == self._seen
+
     def repair(self) -> bool:
         """Put the rules back if anybody changed them; True when there was something to repair."""
 
         def work() -> bool:
+            # Asked first: what changes after this is found the next time.
+            self._seen = self._generations.current()
             if nft.fingerprint() == self._fingerprint:
                 return False
             nft.apply("flush ruleset\n" + _ruleset(self.steering))
@@ -137,6 +147,7 @@ class Network:
         if self._sockets:
             self._sockets.close()
             self._sockets = None
+        self._generations.close()
         netns.remove(self.path)
 
 
