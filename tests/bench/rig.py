@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 from unittest.mock import patch
@@ -23,12 +24,14 @@ from tests.kernel.workspace import UID, Room
 
 from microagent.agent.mediators import Nursery
 from microagent.api.control import MediatorSettings
+from microagent.api.limits import DEFAULT_LIMITS, Limits
 from microagent.api.link import GATEWAY, GUEST, GUEST_MAC, TAP
 from microagent.demo.authority import Authority
 from microagent.demo.namespaces import Namespace
-from microagent.host import links
+from microagent.host import links, netns, nft
 from microagent.host.network import Network
 from microagent.host.ruleset import Steering
+from microagent.pki.ca import create_ca
 from microagent.policy.model import Mode, Policy, Verb
 from microagent.policy.parse import entries_to_json, parse_entry
 
@@ -157,8 +160,15 @@ class Rig:
 class Guest:
     """A workspace of ours on the rig, its guest's namespace, and its log; a context manager."""
 
-    def __init__(self, rig: Rig, allow: Sequence[str] = (), passthrough: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        allow: Sequence[str] = (),
+        passthrough: Sequence[str] = (),
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._rig = rig
+        self._limits = limits
         self._undo = ExitStack()
         entries = [parse_entry(Verb.ALLOW, text, "") for text in allow]
         entries += [parse_entry(Verb.PASSTHROUGH, text, "") for text in passthrough]
@@ -173,11 +183,11 @@ class Guest:
     def __exit__(self, *_: object) -> None:
         self._undo.close()
 
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """What its rules have counted."""
+        return netns.run_inside(self._netns, nft.counters)
+
     def _build(self, undo: ExitStack) -> None:
-        from datetime import UTC, datetime
-
-        from microagent.pki.ca import create_ca
-
         rig = self._rig
         directory = Path(tempfile.mkdtemp(dir=rig.directory))
         self.namespace = Namespace()
@@ -192,7 +202,8 @@ class Guest:
         undo.callback(lambda: room.call(nursery.close()))
         steering = Steering.from_policy(Mode.STRICT, self._policy)
         with patch.object(links, "make_tap", lambda: _veth_for_tap(self.namespace.descriptor)):
-            network = rig.host.run(lambda: Network.create(directory / "netns" / "bench", steering))
+            self._netns = directory / "netns" / "bench"
+            network = rig.host.run(lambda: Network.create(self._netns, steering))
         undo.callback(network.remove)
         settings = MediatorSettings(
             workspace="bench",
@@ -201,6 +212,7 @@ class Guest:
             ca_cert=certificate.decode(),
             ca_key=key.decode(),
             resolvers=(UPSTREAM,),
+            limits=self._limits,
             uid=UID,
         )
         sockets = network.mediator_sockets()

@@ -30,8 +30,7 @@ def _peer(rig: Rig, name: str) -> Figures:
 
 
 def _ours(rig: Rig, *, passthrough: bool) -> Figures:
-    lists = {"passthrough": [NAME]} if passthrough else {"allow": [NAME]}
-    with Guest(rig, **lists) as guest:
+    with Guest(rig, allow=[] if passthrough else [NAME], passthrough=[NAME] if passthrough else []) as guest:
         # Everything is decided and recorded: the name has to be leased first, as any client would have it.
         figures = _measure("ours", rig, guest.namespace)
         events = [json.loads(line)["event"] for line in guest.log.read_text().splitlines()]

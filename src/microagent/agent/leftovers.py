@@ -21,6 +21,8 @@ from microagent.host import netns
 
 log = logging.getLogger(__name__)
 
+_END_SECONDS = 5.0
+
 
 def clear(services: Services, name: str) -> None:
     """Ends and removes what is there of workspace `name`; fine when there is nothing."""
@@ -43,9 +45,13 @@ def clear(services: Services, name: str) -> None:
 
 
 def _end_mediator(place: Path) -> None:
-    """It may have been forked and never heard of; it obeys whoever connects."""
+    """It may have been forked and never heard of; it obeys whoever connects, once it has come so far."""
     with contextlib.suppress(HostError, OSError), connect(place, "mediator") as line:
         send(line, {"stop": "its agent was killed"})
+        # It greets first, and would take a line that nobody holds for one that broke.
+        line.settimeout(_END_SECONDS)
+        while line.recv(65536):
+            pass
 
 
 def _guests(place: Path) -> list[Process]:

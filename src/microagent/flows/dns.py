@@ -159,8 +159,16 @@ class DnsHead:
         query = self._query
         assert query is not None  # noqa: S101  (only what was understood is refused)
         if reply is None:
-            reply = reply_refused(query, f"{verdict.reason} {self._ident}")
+            # musl ends its search at a REFUSED, and would never come to the name itself.
+            searched = verdict.reason is Reason.NAME_NOT_LISTED and self._from_search_list(query.name or "")
+            rcode = Rcode.NXDOMAIN if searched else Rcode.REFUSED
+            reply = reply_refused(query, f"{verdict.reason} {self._ident}", rcode)
         return [Write(self._record(Event.DNS_DENY, verdict)), Reply(reply)]
+
+    def _from_search_list(self, name: str) -> bool:
+        """Whether it is a listed name with a search domain behind it (resolv.conf(5)): api.example.org.corp.test."""
+        listed, labels = self._engine.policy.match_name, name.split(".")
+        return any(listed(".".join(labels[:count])) is not None for count in range(1, len(labels)))
 
     def _record(self, event: Event, verdict: Verdict | None, **more: object) -> Record:
         query = self._query

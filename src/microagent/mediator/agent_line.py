@@ -15,6 +15,8 @@ from microagent.api.control import Assembler, Message, encode
 from microagent.mediator.reactor import IN, Reactor
 
 _UCRED = struct.Struct("=iII")
+# An agent connects as soon as it has the answer to its order.
+_FIRST_AGENT_SECONDS = 10.0
 
 
 class AgentLine:
@@ -26,11 +28,15 @@ class AgentLine:
         listener: socket.socket,
         obey: Callable[[Message], None],
         fault: Callable[[str, Exception], None],
+        unwanted: Callable[[], None],
     ) -> None:
+        """`unwanted` is called when the agent that asked for this mediator never came for it."""
         self._reactor = reactor
         self._listener = listener
         self._obey = obey
         self._fault = fault
+        self._unwanted = unwanted
+        self._wanted = False
         self._sock: socket.socket | None = None
         self._messages = Assembler()
         self._descriptors: list[int] = []
@@ -44,6 +50,7 @@ class AgentLine:
     def start(self) -> None:
         """Begin: from now on an agent that connects is told that all is ready."""
         self._listener.setblocking(False)
+        self._reactor.later(_FIRST_AGENT_SECONDS, self._nobody_came)
         self._reactor.watch(self._listener.fileno(), IN, self._acceptable, self)
 
     def send(self, message: Message) -> None:
@@ -74,6 +81,7 @@ class AgentLine:
         self._hang_up()
         sock.setblocking(False)
         self._sock = sock
+        self._wanted = True
         self._reactor.watch(sock.fileno(), IN, self._readable, self)
         self.send(self.greeting)
 
@@ -94,6 +102,11 @@ class AgentLine:
     def take_descriptor(self) -> int:
         """The one that came with the message that is being obeyed. LookupError when none did."""
         return self._descriptors.pop(0)
+
+    def _nobody_came(self) -> None:
+        """The agent was killed after it asked and before it noted whom it got: no later agent knows of us."""
+        if not self._wanted:
+            self._unwanted()
 
     def _hang_up(self) -> None:
         if self._sock is not None:

@@ -68,7 +68,7 @@ class Mediator:
 
     def __init__(self, services: Services, control: socket.socket, settings: MediatorSettings) -> None:
         self._services = services
-        self._agent = AgentLine(services.reactor, control, self._obey, services.fault)
+        self._agent = AgentLine(services.reactor, control, self._obey, services.fault, self._unwanted)
         self._settings = settings
         self._asked_for_counters = False
         self._why = "stopped"
@@ -154,6 +154,9 @@ class Mediator:
 
     def _record(self, message: Message) -> None:
         self._services.write(Record(Event(message["event"]), message["fields"]))
+
+    def _unwanted(self) -> None:
+        self._stop("no agent came for it")
 
     def _stop(self, why: str) -> None:
         self._why = why

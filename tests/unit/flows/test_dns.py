@@ -134,3 +134,21 @@ def test_two_names_in_one_label_are_no_name() -> None:
     effects = talk.head.ask_untrusted(wire, 0.0)
     assert fields(effects)["reason"] == "name_malformed"
     assert not any(isinstance(e, Lookup) for e in effects)
+
+
+@pytest.mark.parametrize(
+    ("name", "rcode"),
+    [
+        ("www.ok.test.corp.example.org", dns.rcode.NXDOMAIN),
+        ("ok.test.corp", dns.rcode.NXDOMAIN),
+        ("evil.test.corp.example.org", dns.rcode.REFUSED),
+        ("evil.test", dns.rcode.REFUSED),
+        ("xok.test.corp", dns.rcode.REFUSED),
+    ],
+)
+def test_a_search_domain_behind_a_listed_name_does_not_exist_so_that_the_search_goes_on(name: str, rcode: int) -> None:
+    talk = Talk()
+    effects = talk.asks(name, use_edns=0)
+    assert not any(isinstance(effect, Lookup) for effect in effects)
+    assert talk.reply(effects).rcode() == rcode
+    assert fields(effects)["event"] == "egress_dns_deny"

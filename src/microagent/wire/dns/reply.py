@@ -35,10 +35,10 @@ _OPT: Final = struct.Struct("!BHHIH")
 _EDE: Final = struct.Struct("!HHH")
 
 
-def reply_refused(query: Query, ede_text: str) -> bytes:
-    """Return REFUSED; if the query has OPT, with Extended DNS Error 15 (RFC 8914) and `ede_text`, cut."""
+def reply_refused(query: Query, ede_text: str, rcode: int = Rcode.REFUSED) -> bytes:
+    """Return REFUSED or `rcode`; if the query has OPT, with Extended DNS Error 15 (RFC 8914) and `ede_text`, cut."""
     text = ede_text.encode()[:_MAX_EDE_TEXT].decode(errors="ignore").encode()
-    return _reply(query, Rcode.REFUSED, options=_EDE.pack(EDE_OPTION, 2 + len(text), EDE_BLOCKED) + text)
+    return _reply(query, rcode, options=_EDE.pack(EDE_OPTION, 2 + len(text), EDE_BLOCKED) + text)
 
 
 def reply_error(query: Query, rcode: int) -> bytes:

@@ -1,0 +1,104 @@
+"""P6: questions a second and their delay, against dnsmasq and unbound, both with caches, on the same rig."""
+
+import re
+import sys
+from contextlib import ExitStack
+from typing import Final
+
+from tests.bench.rig import HOST_FOR_CLIENT, NAME, UPSTREAM, Guest, Rig
+from tests.bench.row import Row, ratio
+
+from microagent.api.limits import Limits
+from microagent.api.link import GATEWAY
+from microagent.demo.namespaces import Namespace
+
+_SECONDS: Final = 5
+# One question at a time shows the delay, many at once the rate.
+_AT_ONCE: Final = 64
+_REFUSED: Final = "refused.example.org"
+
+_UNBOUND: Final = """
+server:
+    interface: {address}
+    access-control: 0.0.0.0/0 allow
+    do-daemonize: no
+    username: ""
+    chroot: ""
+    directory: "{directory}"
+    pidfile: ""
+    use-syslog: no
+    num-threads: 1
+    module-config: "iterator"
+    do-not-query-localhost: no
+forward-zone:
+    name: "."
+    forward-addr: {upstream}
+"""
+
+
+def run() -> list[Row]:
+    """Rates with many questions on the way, delays with one."""
+    with Rig() as rig:
+        found = {name: _peer(rig, name) for name in ("dnsmasq", "unbound")}
+        limits = Limits(dns_queries_per_second=1_000_000)
+        with Guest(rig, allow=[NAME], limits=limits) as guest:
+            cached = _measure(rig, guest.namespace, str(GATEWAY.ip), NAME)
+            refused = _measure(rig, guest.namespace, str(GATEWAY.ip), _REFUSED)
+            records = sum(1 for line in guest.log.open("rb") if b'"event":"egress_dns_' in line)
+    for name, (rate, delay, _) in {**found, "ours, cached": cached, "ours, refused": refused}.items():
+        sys.stderr.write(f"  {name:14} {rate:10.0f}/s {delay:6.2f} ms\n")
+    asked = cached[2] * 2 + refused[2]  # an allowed question has two records
+    if records < asked:
+        raise AssertionError(f"{asked} records belong to the questions that were answered, {records} were written")
+    best = max(rate for rate, _, _ in found.values())
+    quickest = min(delay for _, delay, _ in found.values())
+    peers = ", ".join(f"{name} {rate:.0f}/s {delay:.2f} ms" for name, (rate, delay, _) in found.items())
+    return [
+        Row(
+            "P6",
+            "DNS, allowed and cached, a second",
+            f"{cached[0]:.0f}, {ratio(cached[0], best)} the best ({peers})",
+            "≥ 10 000 a core",
+        ),
+        Row("P6", "DNS, refused, a second", f"{refused[0]:.0f}, {ratio(refused[0], best)} the best", "≥ 10 000 a core"),
+        Row("P6", "DNS, delay added to the quickest peer's", f"{cached[1] - quickest:.2f} ms", "≤ 0.3 ms"),
+    ]
+
+
+def _peer(rig: Rig, name: str) -> tuple[float, float, int]:
+    with ExitStack() as undo:
+        if name == "dnsmasq":
+            flags = ("-k", "-R", "-h", "-C", "/dev/null", "--user=root", "-c", "1000")
+            rig.start(undo, rig.host, "dnsmasq", *flags, "-S", UPSTREAM, "-a", HOST_FOR_CLIENT, "--bind-interfaces")
+        else:
+            config = rig.directory / "unbound.conf"
+            text = _UNBOUND.format(address=HOST_FOR_CLIENT, directory=rig.directory, upstream=UPSTREAM)
+            config.write_text(text)
+            rig.start(undo, rig.host, "unbound", "-d", "-c", str(config))
+        rig.wait(rig.host, HOST_FOR_CLIENT, 53)
+        return _measure(rig, rig.client, HOST_FOR_CLIENT, NAME)
+
+
+def _measure(rig: Rig, where: Namespace, server: str, name: str) -> tuple[float, float, int]:
+    """Questions a second, the mean delay of one at a time in milliseconds, and how many were answered in all."""
+    questions = rig.directory / "questions"
+    questions.write_text(f"{name} A\n")
+
+    def perf(at_once: int) -> tuple[float, float, int]:
+        flags = ("-s", server, "-d", str(questions), "-l", str(_SECONDS), "-q", str(at_once), "-c", "1", "-T", "1")
+        said = rig.run(where, "dnsperf", *flags)
+        rate, delay, done = (
+            re.search(pattern, said)
+            for pattern in (
+                r"Queries per second:\s+([0-9.]+)",
+                r"Average Latency \(s\):\s+([0-9.]+)",
+                r"Queries completed:\s+(\d+)",
+            )
+        )
+        if rate is None or delay is None or done is None:
+            raise AssertionError(said)
+        return float(rate[1]), float(delay[1]) * 1000, int(done[1])
+
+    rate, _, first = perf(_AT_ONCE)
+    _, delay, second = perf(1)
+    return rate, delay, first + second

@@ -1,0 +1,80 @@
+"""How the two C libraries that guests have meet a REFUSED, and search lists, in a real guest."""
+
+import base64
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from microagent.demo import world
+from microagent.demo.lab import Lab
+
+pytestmark = pytest.mark.vm
+
+# One line of JSON a name: what getaddrinfo(3) said, and how long it took.
+_CLIENT = r"""
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        struct addrinfo hints, *found = 0;
+        struct timespec began, ended;
+        char text[INET_ADDRSTRLEN] = "";
+        memset(&hints, 0, sizeof hints);
+        hints.ai_socktype = SOCK_STREAM;
+        clock_gettime(CLOCK_MONOTONIC, &began);
+        int code = getaddrinfo(argv[i], 0, &hints, &found);
+        clock_gettime(CLOCK_MONOTONIC, &ended);
+        for (; !code && found; found = found->ai_next)
+            if (found->ai_family == AF_INET)
+                inet_ntop(AF_INET, &((struct sockaddr_in *)found->ai_addr)->sin_addr, text, sizeof text);
+        printf("{\"name\":\"%s\",\"address\":\"%s\",\"failed\":%s,\"ms\":%ld}\n",
+               argv[i], text, code ? "true" : "false",
+               (ended.tv_sec - began.tv_sec) * 1000 + (ended.tv_nsec - began.tv_nsec) / 1000000);
+    }
+}
+"""
+_SEARCH = "nameserver 10.43.0.1\\nsearch corp.example.org example.org\\noptions ndots:5 timeout:1 attempts:1\\n"
+
+
+@pytest.fixture(scope="module", params=["gcc", "musl-gcc"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The program, for glibc (which the base image has) or with musl inside."""
+    compiler = str(request.param)
+    directory = tmp_path_factory.mktemp(compiler)
+    source, program = directory / "client.c", directory / "client"
+    source.write_text(_CLIENT)
+    static = ["-static"] if compiler == "musl-gcc" else []
+    subprocess.run([compiler, "-Os", "-s", *static, "-o", str(program), str(source)], check=True)
+    return program.read_bytes()
+
+
+def asked(lab: Lab, client: bytes, script: str) -> list[dict[str, Any]]:
+    """What the program says in a strict guest that may resolve api.ok.test alone."""
+    text = base64.b64encode(client).decode()
+    prepare = f"echo {text} | base64 -d > /tmp/client && chmod +x /tmp/client"
+    ran = lab.cli(
+        "run", "--egress", "strict", "--egress-allow", "api.ok.test", "base", "sh", "-c", f"{prepare} && {script}"
+    )
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_names_resolve_and_refused_ones_fail_at_once(lab: Lab, client: bytes) -> None:
+    script = (
+        f"/tmp/client api.ok.test evil.test; printf '{_SEARCH}' > /etc/resolv.conf; /tmp/client api.ok.test evil.test"
+    )
+    allowed, refused, searched, searched_refused = asked(lab, client, script)
+    assert (allowed["address"], allowed["failed"]) == (world.API, False)
+    assert refused["failed"]
+    # Not how fast, but that nobody waits for a resolver that has refused: one timeout alone is a second.
+    assert refused["ms"] < 1100
+    assert (searched["address"], searched["failed"]) == (world.API, False)
+    assert searched_refused["failed"]
