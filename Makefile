@@ -9,7 +9,7 @@ SYSTEM_PYTHON := /usr/bin/python3
 APT := python3-venv python3-nftables python3-seccomp nftables iproute2 qemu-system-x86 e2fsprogs umoci skopeo \
        mmdebstrap busybox-static cpio zstd ca-certificates
 APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk curl dnsmasq-base openssl \
-             dnsperf unbound netsniff-ng
+             dnsperf unbound
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping nginx-light openssh-server openssh-client \
             redis-server redis-tools prometheus git gpg gpg-agent musl-tools gcc libc6-dev
 
