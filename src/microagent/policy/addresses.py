@@ -65,7 +65,7 @@ def _judge(address: Address, host_addresses: frozenset[Address], extra_private: 
     if address in host_addresses:
         return HOST
     found = _lookup(address)
-    if found is PUBLIC and any(address in network for network in extra_private):
+    if extra_private and found is PUBLIC and any(address in network for network in extra_private):
         return OPERATOR
     return found
 
