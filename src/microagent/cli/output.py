@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from microagent.errors import MicroagentError
+from microagent.errors import MicroagentError, PolicyError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,10 +65,13 @@ def say_error(settings: Settings, error: MicroagentError) -> None:
 
         note(json.dumps(to_json(error)))
         return
-    for line in error.what.splitlines() or [""]:
-        note(f"error: {inert(line)}")
-    for line in dict.fromkeys(error.hint.splitlines()):
-        note(f"hint: {inert(line)}")
+    # Of several problems in one file, each is followed by its own hint.
+    parts = [(str(p), p.hint) for p in error.problems] if isinstance(error, PolicyError) else [(error.what, error.hint)]
+    for what, hint in parts:
+        for line in what.splitlines() or [""]:
+            note(f"error: {inert(line)}")
+        for line in dict.fromkeys(hint.splitlines()):
+            note(f"hint: {inert(line)}")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

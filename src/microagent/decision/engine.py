@@ -100,23 +100,25 @@ class Engine:
 class _Asked:
     """A question with what the policy says about its address, and the two ways to answer it."""
 
-    __slots__ = ("address", "by_address", "place", "policy", "question")
+    __slots__ = ("address", "place", "policy", "question")
 
     def __init__(self, question: Question, policy: Policy, place: Classification) -> None:
         self.question = question
         self.policy = policy
         self.place = place
         self.address = None if question.proto is Proto.DNS else question.address  # DNS: the server asked
-        self.by_address = None if self.address is None else self._entry_that_opens(self.address)
 
-    def _entry_that_opens(self, address: Address) -> Entry | None:
-        if self.place.kind is AddressClass.NEVER_BY_NAME and not self.policy.has_own_entry(address):
+    def by_address(self) -> Entry | None:
+        """The entry that opens the address, whatever names stand for it."""
+        if self.address is None:
             return None
-        return self.policy.match_address(address)
+        if self.place.kind is AddressClass.NEVER_BY_NAME and not self.policy.has_own_entry(self.address):
+            return None
+        return self.policy.match_address(self.address)
 
     def opened_to(self, names: tuple[str, ...]) -> bool:
         """Whether flows that stand for `names` may go to the address, wherever it lies."""
-        if self.place.kind is AddressClass.PUBLIC or self.by_address:
+        if self.place.kind is AddressClass.PUBLIC or self.by_address():
             return True
         return self.place.kind is AddressClass.PRIVATE and all(map(self.policy.exact, names))
 
@@ -182,13 +184,13 @@ def _named(asked: _Asked, name: str, strict: bool) -> Verdict:
     by_name = asked.policy.match_name(name)
     if by_name is None and strict:
         permit = _permit_name(name)
-        if permit and asked.place.kind is AddressClass.NEVER_BY_NAME and asked.by_address is None:
+        if permit and asked.place.kind is AddressClass.NEVER_BY_NAME and asked.by_address() is None:
             permit += ", " + asked.permit_address()
         return asked.deny(Reason.NAME_NOT_LISTED, permit)
     if not asked.opened_to((name,)):
         by_exact_entry = by_name is None and asked.place.kind is AddressClass.PRIVATE
         return asked.deny_inside((by_exact_entry and _permit_name(name)) or asked.permit_address())
-    if rule := _deciding(by_name, asked.by_address):
+    if rule := _deciding(by_name, asked.by_address()):
         return asked.allow(Reason.NAME_LISTED if rule is by_name else Reason.ADDRESS_LISTED, rule)
     return asked.allow(Reason.NAME_UNLISTED if asked.address is None else Reason.PUBLIC_UNLISTED)
 
@@ -199,8 +201,8 @@ def _leased(asked: _Asked, strict: bool) -> Verdict:
     Any of them may be the one that is meant, so a refused name is not let through under an allowed one.
     """
     names = asked.question.leased
-    if asked.by_address:
-        return asked.allow(Reason.ADDRESS_LISTED, asked.by_address, names[0])
+    if by_address := asked.by_address():
+        return asked.allow(Reason.ADDRESS_LISTED, by_address, names[0])
     unlisted = next((name for name in names if asked.policy.match_name(name) is None), None)
     if unlisted is not None and strict:
         return asked.deny(Reason.LEASE_NOT_LISTED, asked.permit_address(), unlisted)
@@ -214,8 +216,8 @@ def _leased(asked: _Asked, strict: bool) -> Verdict:
 
 def _bare(asked: _Asked, strict: bool) -> Verdict:
     """Nothing but an address."""
-    if asked.by_address:
-        return asked.allow(Reason.ADDRESS_LISTED, asked.by_address)
+    if by_address := asked.by_address():
+        return asked.allow(Reason.ADDRESS_LISTED, by_address)
     signals = (Signal.DIRECT_IP_NO_SNI,)
     if asked.place.kind is not AddressClass.PUBLIC:
         return asked.deny_inside(asked.permit_address(), signals=signals)
@@ -239,9 +241,9 @@ def _permit_name(name: str) -> str:
 
 def _signals(question: Question) -> tuple[str, ...]:
     """What is worth seeing in the question itself, whatever becomes of it."""
-    to_resolver = question.address in PUBLIC_RESOLVERS
     if question.proto is Proto.DNS:
-        return (Signal.FOREIGN_RESOLVER,) if to_resolver else ()
-    if question.proto in (Proto.TLS, Proto.HTTP) and (to_resolver or question.name in DNS_OVER_HTTPS_HOSTS):
+        return (Signal.FOREIGN_RESOLVER,) if question.address in PUBLIC_RESOLVERS else ()
+    readable = question.proto is Proto.TLS or question.proto is Proto.HTTP
+    if readable and (question.name in DNS_OVER_HTTPS_HOSTS or question.address in PUBLIC_RESOLVERS):
         return (Signal.DNS_OVER_HTTPS,)
     return ()

@@ -62,7 +62,7 @@ def classify(
 
 
 def _judge(address: Address, host_addresses: frozenset[Address], extra_private: tuple[Network, ...]) -> Classification:
-    if address in host_addresses:
+    if host_addresses and address in host_addresses:
         return HOST
     found = _lookup(address)
     if extra_private and found is PUBLIC and any(address in network for network in extra_private):
@@ -137,9 +137,11 @@ CARRIERS: Final = tuple(
 
 def carries_ipv4(network: Network) -> bool:
     """Whether `network` is one address, or a block, of a form that carries IPv4 addresses."""
-    if network.num_addresses == 1:
+    if isinstance(network, IPv4Network):
+        return False
+    if network.prefixlen == network.max_prefixlen:
         return decode(network.network_address) != (network.network_address,)
-    return isinstance(network, IPv6Network) and any(network.subnet_of(block) for block in CARRIERS)
+    return any(network.subnet_of(block) for block in CARRIERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,8 @@ class Policy:
 
     def match_address(self, address: Address) -> Entry | None:
         """The entry that covers `address`; of a form that carries IPv4 addresses each must be covered."""
+        if not (self._passthrough.levels or self._allow.levels):
+            return None
         found = [self._passthrough.address(a) or self._allow.address(a) for a in decode(address)]
         return found[0] if all(found) else None
 

@@ -84,6 +84,17 @@ def test_a_wrong_policy_file_has_line_column_and_spelling(tmp_path: Path) -> Non
     assert "'allow'" in done.stderr
 
 
+def test_each_of_several_problems_is_followed_by_its_own_hint(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("allow:\n  - '*.a.example.org'\n  - b.example.org:443\n")
+    assert microagent("policy", "check", str(policy)).stderr.splitlines() == [
+        f"error: {policy}:2:5: '*.a.example.org' has a wildcard in it",
+        "hint: write .a.example.org (it also matches a.example.org itself)",
+        f"error: {policy}:3:5: 'b.example.org:443' has a port in it",
+        "hint: entries have no ports: write b.example.org, it matches every port",
+    ]
+
+
 def test_policy_check(tmp_path: Path) -> None:
     policy = tmp_path / "policy.json"
     policy.write_text('{"allow": ["B.example.org"], "passthrough": [".c.example.org"]}')
