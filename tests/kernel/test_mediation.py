@@ -119,6 +119,22 @@ def test_a_denied_name_is_refused_and_asked_of_nobody(
     clean(oracle, (), {".sfx.test"})
 
 
+def test_a_search_domain_behind_a_listed_name_does_not_exist(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["api.ok.test"], search=["corp.test"])
+    searched = lab.guest.dig("api.ok.test.corp.test")
+    assert "status: NXDOMAIN" in searched
+    assert "EDE: 15" in searched
+    lab.wait_for("egress_dns_deny", qname="api.ok.test.corp.test")
+    for name in ("evil.test.corp.test", "api.ok.test.evil.test", "api.ok.test.evil.test.corp.test"):
+        assert "status: REFUSED" in lab.guest.dig(name), name
+    lab.search = ("lab.test",)
+    lab.change_policy(allow=["api.ok.test"])
+    assert "status: REFUSED" in lab.guest.dig("api.ok.test.corp.test")
+    assert "status: NXDOMAIN" in lab.guest.dig("api.ok.test.lab.test")
+    reaches_api(lab)
+    clean(oracle, {API_TLS}, {"api.ok.test"})
+
+
 def test_a_denied_host_gets_a_403_with_the_reason(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["api.ok.test"])
     answer = lab.guest.curl("-i", "--resolve", f"evil.test:80:{world.EVIL}", "http://evil.test/")

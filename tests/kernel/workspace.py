@@ -80,6 +80,7 @@ class Workspace:
         passthrough: Sequence[str] = (),
         name: str = "lab",
         resolvers: Sequence[str] = (world.RESOLVER,),
+        search: Sequence[str] = (),
         private: Sequence[str] = (),
         upstream_ca: str = "",
         limits: Limits = DEFAULT_LIMITS,
@@ -87,7 +88,7 @@ class Workspace:
         self._undo = ExitStack()
         self.internet = internet
         self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
-        self.private = tuple(private)
+        self.search, self.private = tuple(search), tuple(private)
         self.upstream_ca, self.limits = upstream_ca, limits
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
@@ -139,6 +140,7 @@ class Workspace:
             ca_cert=self._certificate.decode(),
             ca_key=self._key.decode(),
             resolvers=self.resolvers,
+            search=self.search,
             host_addresses=tuple(sorted(addresses)),
             private=self.private,
             uid=UID,

@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 
-from microagent.agent.config import Config, resolvers
+from microagent.agent.config import Config
 from microagent.agent.keeper import Keeper
 from microagent.agent.leftovers import clear
 from microagent.agent.mediators import Mediator
 from microagent.agent.output import Output, Sink
+from microagent.agent.resolv_conf import read_resolv_conf
 from microagent.agent.sealer import Sealer
 from microagent.agent.services import Services, netns_directory, sockets_directory
 from microagent.agent.undo import acquire
 from microagent.api.control import MediatorSettings
-from microagent.api.link import GATEWAY, GUEST_MAC
+from microagent.api.link import GUEST_MAC
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, Malformed
 from microagent.guests.bootdisk import make_bootdisk
@@ -49,8 +50,6 @@ _QEMU_THREADS = 512
 _MEDIATOR = Bounds(memory_mib=1536, processes=8)
 # Sparse: what the guest does not write takes no room.
 _OVERLAY_MIB = 16 * 1024
-# Any address would do, since every query is answered. The options make libcs fail fast on REFUSED (contract 6).
-_RESOLV_CONF = f"nameserver {GATEWAY.ip}\noptions timeout:1 attempts:1\n"
 
 
 @dataclass
@@ -184,13 +183,15 @@ def steering_of(config: Config, egress: Egress) -> Steering:
 def settings_of(services: Services, record: Record, changed_by: str = "") -> MediatorSettings:
     """What a workspace's mediator is told, on the host as it is now."""
     certificate, key = services.store.ca(record.name)
+    resolv_conf = read_resolv_conf(services.config.resolv_conf)
     return MediatorSettings(
         workspace=record.name,
         mode=record.spec.egress.mode.value,
         entries=tuple(entries_to_json(record.spec.egress.policy.entries)),
         ca_cert=certificate.decode("ascii"),
         ca_key=key.decode("ascii"),
-        resolvers=resolvers(services.config.resolv_conf),
+        resolvers=resolv_conf.resolvers,
+        search=resolv_conf.search,
         host_addresses=tuple(sorted(host_addresses())),
         private=tuple(str(network) for network in services.config.private),
         uid=record.mediator_uid,
@@ -211,7 +212,7 @@ def _guest_spec(services: Services, record: Record, image: Image, network: Netwo
             # A name may end in a hyphen, a host name may not (RFC 952).
             hostname=record.name.rstrip("-"),
             ca_pem=services.store.ca(record.name)[0] if mediated else b"",
-            resolv_conf=_RESOLV_CONF,
+            resolv_conf=read_resolv_conf(config.resolv_conf).for_guest(),
             image_env=image.config.env,
             user=image.config.user,
         )

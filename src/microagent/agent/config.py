@@ -119,15 +119,3 @@ def _limits(document: Mapping) -> Limits:
     if problems:
         raise PolicyError(tuple(problems))
     return Limits(**value)
-
-
-def resolvers(resolv_conf: Path) -> tuple[str, ...]:
-    """The `nameserver` lines (resolv.conf(5)); HostError when there is none, since guests could resolve nothing."""
-    try:
-        lines = resolv_conf.read_text().splitlines()
-    except OSError as error:
-        raise HostError(f"cannot read {resolv_conf}: {error.strerror}") from error
-    found = tuple(words[1] for line in lines if len(words := line.split()) > 1 and words[0] == "nameserver")
-    if not found:
-        raise HostError(f"{resolv_conf} names no resolver", "add a `nameserver ADDRESS` line")
-    return found

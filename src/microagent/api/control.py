@@ -29,6 +29,8 @@ class MediatorSettings:
     ca_cert: str
     ca_key: str
     resolvers: tuple[str, ...]
+    # What guests put behind names (resolv.conf(5)): host names, canonical.
+    search: tuple[str, ...] = ()
     host_addresses: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
     uid: int = 65534

@@ -71,12 +71,23 @@ Effect: TypeAlias = Reply | Lookup | Write
 class DnsHead:
     """One question, from its bytes to its reply."""
 
-    def __init__(self, engine: Engine, leases: Leases, new_names: NewNames, server: str, *, ident: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        leases: Leases,
+        new_names: NewNames,
+        server: str,
+        *,
+        ident: str,
+        search: tuple[str, ...] = (),
+    ) -> None:
+        """`search` are the domains of the guest's search list."""
         self._engine = engine
         self._leases = leases
         self._new_names = new_names
         self._server = server
         self._ident = ident
+        self._search = search
         self._query: Query | None = None
         self._verdict: Verdict | None = None
 
@@ -166,9 +177,9 @@ class DnsHead:
         return [Write(self._record(Event.DNS_DENY, verdict)), Reply(reply)]
 
     def _from_search_list(self, name: str) -> bool:
-        """Whether it is a listed name with a search domain behind it (resolv.conf(5)): api.example.org.corp.test."""
-        listed, labels = self._engine.policy.match_name, name.split(".")
-        return any(listed(".".join(labels[:count])) is not None for count in range(1, len(labels)))
+        """Whether it is a listed name with a domain of the search list behind it: api.example.org.corp.test."""
+        asked_for = (name.removesuffix(f".{domain}") for domain in self._search if name.endswith(f".{domain}"))
+        return any(self._engine.policy.match_name(name) is not None for name in asked_for)
 
     def _record(self, event: Event, verdict: Verdict | None, **more: object) -> Record:
         query = self._query

@@ -36,7 +36,14 @@ class DnsQuestion:
         self._services = services
         self._rate = rate
         self._reply = reply
-        self._head = DnsHead(services.engine, services.leases, services.new_names, server, ident=services.new_id())
+        self._head = DnsHead(
+            services.engine,
+            services.leases,
+            services.new_names,
+            server,
+            ident=services.new_id(),
+            search=services.search,
+        )
 
     def ask(self, wire: bytes) -> None:
         """Begin with the guest's message."""

@@ -55,6 +55,7 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
         leaves=LeafContexts(issuer, settings.limits.leaf_cache, settings.limits.leaf_mints_per_second),
         upstream_tls=UpstreamTls(upstream_tls, settings.upstream_ca),
         limits=settings.limits,
+        search=settings.search,
         mediated=Mode(settings.mode) is not Mode.OFF,
     )
     mediator = Mediator(services, control, settings)
@@ -136,7 +137,7 @@ class Mediator:
         settings = MediatorSettings.from_message(message)
         before, self._settings = self._services.engine.policy, settings
         self._services.engine = engine = _engine(settings)
-        self._services.resolver.servers = settings.resolvers
+        self._services.resolver.servers, self._services.search = settings.resolvers, settings.search
         if engine.policy.digest != before.digest:
             self._services.write(policy_change(settings.changed_by, before, engine.policy))
         self._services.leases.forget(lambda name: not engine.decide(Question(Proto.DNS, 53, name=name)).allowed)

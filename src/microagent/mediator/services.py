@@ -32,7 +32,7 @@ def new_id() -> str:
 
 @dataclass
 class Services:
-    """The mediator's one of each. `engine` is replaced when the policy changes; the rest stays."""
+    """The mediator's one of each. `engine` and `search` are replaced when the agent says so; the rest stays."""
 
     reactor: Reactor
     engine: Engine
@@ -43,6 +43,7 @@ class Services:
     leaves: LeafContexts
     upstream_tls: UpstreamTls
     limits: Limits
+    search: tuple[str, ...] = ()
     pipes: PipePool = field(default_factory=PipePool)
     mediated: bool = True
 

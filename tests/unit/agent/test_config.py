@@ -1,10 +1,10 @@
-"""agent.yaml, and the host's resolvers."""
+"""agent.yaml."""
 
 from pathlib import Path
 
 import pytest
 
-from microagent.agent.config import Config, load, resolvers
+from microagent.agent.config import Config, load
 from microagent.api.limits import RANGES, Limits
 from microagent.errors import HostError, PolicyError
 
@@ -89,10 +89,3 @@ def test_every_limit_is_documented_with_its_default() -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot read"):
         load(tmp_path / "none.yaml")
-
-
-def test_resolvers(tmp_path: Path) -> None:
-    text = "# nameserver 1.1.1.1\nsearch example.org\nnameserver 192.0.2.1\nnameserver\t2001:db8::1 # mine\n"
-    assert resolvers(written(tmp_path / "resolv.conf", text)) == ("192.0.2.1", "2001:db8::1")
-    with pytest.raises(HostError, match="names no resolver"):
-        resolvers(written(tmp_path / "empty", "search example.org\n"))

@@ -22,9 +22,10 @@ POLICY = Policy((parse_entry(Verb.ALLOW, ".ok.test", "test"),))
 
 
 class Talk:
-    def __init__(self, mode: Mode = Mode.STRICT) -> None:
+    def __init__(self, mode: Mode = Mode.STRICT, search: tuple[str, ...] = ()) -> None:
         self.leases = Leases()
-        self.head = DnsHead(Engine(mode, POLICY), self.leases, NewNames(120), "8.8.8.8", ident="d1")
+        engine = Engine(mode, POLICY)
+        self.head = DnsHead(engine, self.leases, NewNames(120), "8.8.8.8", ident="d1", search=search)
 
     def asks(self, name: str, qtype: str = "A", **options: object) -> list[Effect]:
         self.query = dns.message.make_query(name, qtype, **options)  # type: ignore[arg-type]
@@ -141,13 +142,18 @@ def test_two_names_in_one_label_are_no_name() -> None:
     [
         ("www.ok.test.corp.example.org", dns.rcode.NXDOMAIN),
         ("ok.test.corp", dns.rcode.NXDOMAIN),
+        ("www.ok.test.evil.test", dns.rcode.REFUSED),
+        ("www.ok.test.secret.corp", dns.rcode.REFUSED),
+        ("www.ok.test.corp.corp.example.org", dns.rcode.REFUSED),
+        ("www.ok.test.xcorp", dns.rcode.REFUSED),
+        ("corp.example.org", dns.rcode.REFUSED),
         ("evil.test.corp.example.org", dns.rcode.REFUSED),
         ("evil.test", dns.rcode.REFUSED),
         ("xok.test.corp", dns.rcode.REFUSED),
     ],
 )
 def test_a_search_domain_behind_a_listed_name_does_not_exist_so_that_the_search_goes_on(name: str, rcode: int) -> None:
-    talk = Talk()
+    talk = Talk(search=("corp.example.org", "corp"))
     effects = talk.asks(name, use_edns=0)
     assert not any(isinstance(effect, Lookup) for effect in effects)
     assert talk.reply(effects).rcode() == rcode
