@@ -1,28 +1,17 @@
-"""Records back to questions; replaying them; and the file that would have allowed them."""
+"""Records back to questions, and replaying them."""
 
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from tests.unit.decision.past_records import WHEN, allowed, record
 
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.past import endpoint, past_decisions
 from microagent.decision.replay import replay
-from microagent.decision.suggest import suggest
 from microagent.decision.verdict import Action, Reason
 from microagent.policy.model import Mode, Policy, Verb
-from microagent.policy.parse import parse_entry, parse_file
-
-WHEN = "2026-01-02T03:04:05.000006Z"
-
-
-def record(event: str, **fields: Any) -> dict[str, Any]:
-    return {"v": 1, "ts": WHEN, "event": event, "workspace": "w", **fields}
-
-
-def allowed(host: str, dialed: str = "203.0.113.5:443", proto: str = "tls", **fields: Any) -> dict[str, Any]:
-    fields = {"reason": "public_unlisted", "unlisted": True} | fields
-    return record("egress_allow", host=host, dst=dialed, dialed=dialed, proto=proto, **fields)
+from microagent.policy.parse import parse_entry
 
 
 def policy(**lists: list[str]) -> Policy:
@@ -131,6 +120,7 @@ def test_replay_lists_what_would_change() -> None:
     assert (gone.then, gone.reason_then) == (Action.ALLOW, Reason.PUBLIC_UNLISTED)
     assert (gone.now, gone.reason_now) == (Action.DENY, Reason.NAME_NOT_LISTED)
     assert (gone.rule, gone.would_permit) == ("", "allow: gone.test")
+    assert (gone.proto, new.proto) == ("tls", "http")
     assert (new.now, new.rule, new.would_permit) == (Action.ALLOW, "allow: .new.test", "")
 
 
@@ -151,104 +141,3 @@ def test_replay_of_the_same_policy_changes_nothing() -> None:
 def test_targets_read_like_targets(fields: dict[str, Any], target: str) -> None:
     ((change, _),) = replay([fields], Engine(Mode.STRICT, Policy())).changes
     assert change.target == target
-
-
-def lists(text: str) -> dict[str, list[str]]:
-    entries = parse_file(text, "p.yaml")
-    return {verb.value: [entry.text for entry in entries if entry.verb is verb] for verb in Verb}
-
-
-def test_suggest_is_a_policy_that_strict_mode_allows_the_same_with() -> None:
-    records = [
-        *(allowed(f"{label}.cdn.test") for label in "abc"),
-        allowed("api.other.test"),
-        allowed("", proto="tcp", dialed="203.0.113.9:22"),
-        allowed("", proto="tcp", dialed="[2001:db8::7]:22"),
-        allowed("db.corp.test", proto="tcp", dialed="10.0.0.5:5432", reason="lease_listed"),
-        allowed("", proto="http", dialed="169.254.169.254:80", reason="address_listed"),
-        allowed("pinned.test"),
-        record("egress_mitm_handshake_error", host="pinned.test", dst="203.0.113.5:443"),
-        record("egress_deny", host="evil.test", dst="203.0.113.5:443", proto="tls", reason="name_not_listed"),
-    ]
-    text = suggest(records)
-    assert lists(text) == {
-        "allow": [
-            "169.254.169.254",
-            "2001:db8::7",
-            "203.0.113.9",
-            "api.other.test",
-            ".cdn.test",
-            "db.corp.test",
-        ],
-        "passthrough": ["pinned.test"],
-    }
-    assert "  # the guest refused our certificate: it pins its own, or does not trust the workspace's CA\n" in text
-    assert text.count("refused our certificate") == 1
-    found = replay(records, Engine(Mode.STRICT, Policy(parse_file(text, "p.yaml"))))
-    assert (found.decisions, found.changes) == (10, ())
-
-
-def test_suggest_says_what_each_line_is_for() -> None:
-    text = suggest(
-        [
-            allowed("me.github.io"),
-            allowed("me.github.io"),
-            record("egress_close", host="me.github.io", dst="203.0.113.5:443", bytes_out=10, bytes_in=200),
-            record("egress_close", dst="203.0.113.9:22", bytes_out=1, bytes_in=2),
-            allowed("", proto="tcp", dialed="203.0.113.9:22"),
-        ]
-    )
-    assert f"  # first seen {WHEN}, flows: 2, bytes out: 10, in: 200\n" in text
-    assert "  # multi-tenant: strangers have names under github.io too\n  - me.github.io\n" in text
-    assert f"  # first seen {WHEN}, flows: 1, bytes out: 1, in: 2\n  - 203.0.113.9\n" in text
-
-
-def test_suggest_folds_as_little_as_it_can() -> None:
-    deep = [allowed(f"{label}.eu.cdn.test") for label in "abc"]
-    assert lists(suggest(deep))["allow"] == [".eu.cdn.test"]
-    assert "3 hosts of one domain: a.eu.cdn.test, b.eu.cdn.test, c.eu.cdn.test" in suggest(deep)
-    assert lists(suggest([*deep, allowed("cdn.test")]))["allow"] == [".cdn.test"]
-    assert lists(suggest(deep[:2]))["allow"] == ["a.eu.cdn.test", "b.eu.cdn.test"]
-    tenants = [allowed(f"{label}.github.io") for label in "abcd"]
-    assert len(lists(suggest(tenants))["allow"]) == 4
-    inside = [*deep, allowed("d.eu.cdn.test", dialed="10.0.0.5:443", reason="name_listed")]
-    assert lists(suggest(inside))["allow"] == ["d.eu.cdn.test", ".eu.cdn.test"]
-
-
-def test_suggest_asks_the_engine_what_a_name_cannot_open() -> None:
-    """An exact entry does not lead to the host's own address; the address needs its entry."""
-    own = frozenset({ip_address("203.0.113.1")})
-    text = suggest([allowed("host.corp.test", dialed="203.0.113.1:443", reason="name_listed")], own)
-    assert lists(text)["allow"] == ["203.0.113.1", "host.corp.test"]
-    other_port = allowed("host.corp.test", dialed="203.0.113.1:8443", reason="name_listed")
-    twice = suggest([allowed("host.corp.test", dialed="203.0.113.1:443", reason="name_listed"), other_port], own)
-    assert lists(twice)["allow"] == ["203.0.113.1", "host.corp.test"]
-    assert "  # where host.corp.test leads\n  - 203.0.113.1\n" in text
-
-
-def test_suggest_quotes_what_yaml_would_take_for_a_number() -> None:
-    text = suggest([allowed("", proto="tcp", dialed="[2001:10:20:30:40:50:1:2]:22")])
-    assert lists(text)["allow"] == ["2001:10:20:30:40:50:1:2"]
-
-
-def test_suggest_counts_only_numbers() -> None:
-    odd = record("egress_close", host="a.test", dst="203.0.113.5:443", bytes_out="7", bytes_in=None)
-    assert "bytes out: 0, in: 0" in suggest([allowed("a.test"), odd])
-
-
-def test_suggest_of_nothing() -> None:
-    assert lists(suggest([])) == {"allow": [], "passthrough": []}
-    looked_up = record("egress_dns_allow", qname="only.test", qtype="A", reason="name_unlisted")
-    assert "# Looked up, never connected to: only.test\n" in suggest([looked_up])
-
-
-def test_suggest_says_what_no_entry_can() -> None:
-    text = suggest([allowed("wiki", proto="http", dialed="203.0.113.5:80")])
-    assert "# No entry can stand for 'wiki'.\n" in text
-    assert lists(text)["allow"] == []
-
-
-def test_suggest_writes_no_comment_that_a_record_made_up() -> None:
-    text = suggest([allowed("a.test") | {"ts": "x\nallow: [evil.test]"}])
-    assert "evil" not in text
-    assert "first seen unknown" in text
