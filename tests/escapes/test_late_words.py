@@ -1,4 +1,5 @@
-"""A guest that waits until it is taken for a client of a server that speaks first, and then names another host.
+"""A guest that waits until it is taken for a client of a server that speaks first, and then names another host; or that
+ends its stream before it has named one.
 
 Shared addresses serve many names: what is allowed for one of them is not allowed for the others.
 """
@@ -28,6 +29,24 @@ def after_silence(guest: LinuxGuest, address: str, port: int, data: bytes) -> An
             with socket.create_connection((address, port), timeout=1) as stream:
                 time.sleep(0.6)
                 stream.sendall(data)
+                while piece := stream.recv(65536):
+                    got += piece
+        except OSError as error:
+            return Answer(type(error).__name__, got)
+        return Answer("", got)
+
+    return guest.call(talk)
+
+
+def half_closed(guest: LinuxGuest, address: str, port: int, data: bytes) -> Answer:
+    """Say `data`, then that no more will come; what comes back within two seconds."""
+
+    def talk() -> Answer:
+        got = b""
+        try:
+            with socket.create_connection((address, port), timeout=2) as stream:
+                stream.sendall(data)
+                stream.shutdown(socket.SHUT_WR)
                 while piece := stream.recv(65536):
                     got += piece
         except OSError as error:
@@ -75,3 +94,16 @@ def test_a_server_that_speaks_first_still_does(oracle: Oracle, workspace: MakeWo
     closed = lab.wait_for("egress_close", host="ssh.ok.test")
     assert closed["opaque"] is True
     assert oracle.leaks({Destination("tcp", world.SSH, 22)}, {"ssh.ok.test"}) == ()
+
+
+def test_a_request_without_its_end_reaches_nobody(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """Some servers take the end of the stream for the end of the head."""
+    lab = workspace(allow=[NAME])
+    assert lab.guest.dig("+short", NAME).strip() == world.API
+    for port, data in ((80, request("evil.test")[:-2]), (443, client_hello("evil.test")[:-1])):
+        half_closed(lab.guest, world.API, port, data)
+        lab.wait_for("egress_deny", dst=f"{world.API}:{port}")
+    assert not lab.records("egress_allow")
+    assert half_closed(lab.guest, world.API, 80, request(NAME)).data.startswith(b"HTTP/1.1 404 ")
+    assert [r.host for r in lab.internet.evidence().requests] == [NAME]
+    assert oracle.leaks({Destination("tcp", world.API, 80)}, {NAME}) == ()

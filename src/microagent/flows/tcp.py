@@ -168,6 +168,9 @@ class TcpHead:
                     pass
         except Malformed as fault:
             return self._unreadable(self._malformed, fault.what)
+        if ended and kind in (Sniffed.TLS, Sniffed.HTTP):
+            # Half a message must not be relayed unread under a lease's name: some server takes the end for its end.
+            return self._unreadable(self._malformed, "the stream ends within its first message")
         if ended:
             # A connection closed before it said anything is decided like one that never would.
             return self._nameless(Proto.TCP, now)

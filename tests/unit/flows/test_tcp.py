@@ -236,3 +236,17 @@ def test_every_address_of_the_name_is_tried_and_each_try_is_on_record_first() ->
     answer = last[1]
     assert isinstance(answer, v.Answer)
     assert answer.data.startswith(b"HTTP/1.1 504")
+
+
+@pytest.mark.parametrize("whole", [hello("evil.test"), request("evil.test"), hello("git.ok.test")])
+def test_half_a_message_is_not_taken_for_a_protocol_that_names_nobody(whole: bytes) -> None:
+    """Its destination is leased under a listed name, which says nothing about the host that the message was to name."""
+    talk = Talk("allow: git.ok.test", leased=(("git.ok.test", OK),))
+    effects = talk.hears(v.Peeked(whole[:-1], ended=True))
+    assert record_of(effects).fields["reason"] in ("hello_malformed", "request_malformed")
+    assert not [effect for effect in effects if isinstance(effect, v.Dial)]
+
+
+def test_an_opaque_message_that_ends_is_relayed_by_the_lease() -> None:
+    talk = Talk("allow: git.ok.test", port=22, leased=(("git.ok.test", OK),))
+    assert v.Dial(OK, 22) in talk.hears(v.Peeked(b"SSH-2.0-x\r\n", ended=True))
