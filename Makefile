@@ -15,13 +15,14 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping ngin
 
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help setup demo test bench lint format clean install uninstall screenshots
+.PHONY: help setup demo test bench pages lint format clean install uninstall screenshots
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"
 	@echo "make test     set everything up and run every check and test"
 	@echo "make bench    measure against peers, which it installs; writes docs/performance.md"
 	@echo "make screenshots  draw the README's pictures anew, from a real run"
+	@echo "make pages    write anew what in docs/ is made from the source"
 	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
 	@echo "make install  install for this machine: the command, the agent as a systemd unit, the guest's files"
 	@echo "make uninstall  stop all workspaces and remove that; PURGE=1 removes /var/lib/microagent as well"
@@ -62,6 +63,10 @@ bench: setup
 # The pictures in the README, from a real run.
 screenshots: setup
 	$(BIN)/python -m microagent.demo.screenshots docs/images
+
+# What is made from the source: docs/records.md's tables, docs/records.schema.json.
+pages: $(VENV)/.done
+	$(BIN)/python -m tests.house.record_pages
 
 lint: $(VENV)/.done
 	$(BIN)/ruff format --check src tests vm_fixtures

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from tests.records import Witness
 
 from microagent.agent import sealer
 from microagent.agent.bringup import build
@@ -52,6 +53,7 @@ async def workspace(services: Services) -> AsyncIterator[Keeper]:
         now = datetime.now(UTC)
         services.store.create(from_json({"name": NAME, "image": "none"}), create_ca(NAME, now), timestamp(now))
     async with AsyncExitStack() as undo:
+        undo.enter_context(Witness(services.config.state_dir))
         _, keeper = await build(services, services.store.load(NAME), undo)
         keeping = asyncio.create_task(keeper.keep())
         yield keeper
@@ -61,7 +63,7 @@ async def workspace(services: Services) -> AsyncIterator[Keeper]:
 
 async def write(keeper: Keeper, count: int) -> None:
     for number in range(count):
-        await keeper.mediator.record("egress_listen", {"why": f"record {number}"})
+        await keeper.mediator.record("enforcement_verified", {"who": "a test", "checks": [f"record {number}"]})
 
 
 async def replaced(keeper: Keeper, pid: int) -> None:
@@ -90,13 +92,13 @@ async def test_what_is_written_is_sealed_within_a_second_or_so_and_to_the_last_w
     async with agent(tmp_path) as services:
         async with workspace(services) as keeper:
             await write(keeper, 10)
-            assert (await until_sealed(services, 11)).whole  # with the mediator's first word
+            assert (await until_sealed(services, 12)).whole  # with the mediator's first two words
         report = verified(services)
-        assert (report.whole, report.sealed, report.last) == (True, 12, 12), report.faults  # and its last
+        assert (report.whole, report.sealed, report.last) == (True, 13, 13), report.faults  # and its last
         # The positive control of every fault: one byte, somewhere.
         log = services.store.path(NAME, EGRESS)
         log.write_bytes(log.read_bytes().replace(b"record 3", b"record 4"))
-        assert [fault.line for fault in verified(services).faults] == [5]
+        assert [fault.line for fault in verified(services).faults] == [6]
 
 
 async def test_rotation_loses_nothing_with_mediators_killed_at_any_time(tmp_path: Path) -> None:
