@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -53,6 +54,9 @@ def main(config_file: Path | None = None) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     config = load(config_file)
     os.umask(0o077)
+    # Some twenty for each workspace: the 1024 of a login shell would be fifty workspaces.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     ensure_directory(config.state_dir, 0o700)
     # Members of the group must reach the socket, and nothing else in here is theirs to read.
     ensure_directory(config.run_dir, 0o711)
