@@ -15,12 +15,13 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping ngin
 
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help setup demo test bench pages lint format clean install uninstall screenshots
+.PHONY: help setup demo test bench mutants pages lint format clean install uninstall screenshots
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"
 	@echo "make test     set everything up and run every check and test"
 	@echo "make bench    measure against peers, which it installs; writes docs/performance.md"
+	@echo "make mutants  mutate what decides, and count the mutants that no test notices"
 	@echo "make screenshots  draw the README's pictures anew, from a real run"
 	@echo "make pages    write anew what in docs/ is made from the source"
 	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
@@ -59,6 +60,12 @@ test: setup
 bench: setup
 	$(call apt_install,$(APT_BENCH))
 	PYTHONPATH=. $(BIN)/python -m tests.bench
+
+# How much of what decides could be changed without a test that notices; a quarter of an hour.
+mutants: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,mutation]'
+	$(BIN)/mutmut run
+	$(BIN)/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
 
 # The pictures in the README, from a real run.
 screenshots: setup
