@@ -130,3 +130,17 @@ def test_what_only_looks_like_tls_goes_nowhere(oracle: Oracle, workspace: MakeWo
     converse(lab.guest, world.PINNED, [hello])
     assert converse(lab.guest, world.PINNED, [client_hello(ALLOWED)]).data[:1] == b"\x16"
     assert oracle.leaks({PINNED_TLS}, {ALLOWED}) == ()
+
+
+@pytest.mark.parametrize("version", [b"\0\0", b"\2\0", b"\3\1", b"\x0f\xff"], ids=["0", "2", "3.1", "15"])
+def test_a_warning_before_the_hello_does_not_make_it_opaque(
+    oracle: Oracle, workspace: MakeWorkspace, version: bytes
+) -> None:
+    """Go's servers drop warnings of any version and go on to the ClientHello, which may name anybody."""
+    lab = workspace(allow=["ssh.ok.test"])
+    assert lab.guest.dig("+short", "ssh.ok.test").strip() == world.SSH
+    lab.guest.tcp(world.SSH, 22, b"\x15" + version + b"\0\2\1\x5a" + client_hello(DENIED), seconds=1)
+    lab.wait_for("egress_deny", reason="hello_malformed")
+    assert not lab.internet.evidence().banners
+    assert lab.guest.tcp(world.SSH, 22, b"SSH-2.0-x\r\n", seconds=1).data == world.BANNER + b"SSH-2.0-x\r\n"
+    assert oracle.leaks({Destination("tcp", world.SSH, 22)}, {"ssh.ok.test"}) == ()

@@ -18,11 +18,22 @@ _HANDSHAKE: Final = 0x16
 # start of a TLS stream.
 _RECORD_TYPES: Final = range(0x14, 0x1B)
 
-# Leading blank bytes are skipped because servers skip them (RFC 9112 section 2.2); then comes a token.
-_FIRST_WORD: Final = re.compile(rb"[\t\n\r ]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]*+")
-_BLANK: Final = b"\t\v\f "
-# HTTP/0.9 has no version to be known by: a method in capitals and a path.
-_BARE_REQUEST: Final = re.compile(rb"[\t\n\r ]*+[A-Z]++[\t\v\f ]++(?:/|https?:)")
+# Go's TLS takes warning alerts of any version up to 15.255 before the ClientHello, and drops them.
+_WARNING: Final = re.compile(rb"\x15[\x00-\x0f].\x00\x02\x01", re.DOTALL)
+
+# What separates words is to Python's str.split, and so to http.server, all of this (RFC 9112 section 3 speaks of
+# "whitespace-delimited" and lists fewer). The word itself may be anything: Apache and werkzeug take it for a method.
+_BLANK: Final = rb"\t\v\f\r\x1c-\x20\x85\xa0"
+_FIRST_WORD: Final = re.compile(rb"[\n" + _BLANK + rb"]*+([^\n\x7f\x00-\x08\x0e-\x1b" + _BLANK + rb"]*+)")
+_METHOD: Final = re.compile(rb"[A-Za-z][A-Za-z_-]{2,}")
+_VERSION: Final = re.compile(rb"HTTP/", re.IGNORECASE)
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
+# HTTP/0.9 has no version to be known by: a method in capitals and a path. PROXY announces what will be read behind it.
+_BARE_REQUEST: Final = re.compile(rb"[\n" + _BLANK + rb"]*+(?:[A-Z]++[" + _BLANK + rb"]++(?:/|https?:)|PROXY )")
+_PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
+# Protocols that begin like text and do not end their lines: AMQP, CORBA, RMI, XMPP, JSON. No server is known to take
+# these for the beginning of a request that takes nobody's bytes for a method.
+_OTHERS: Final = (b"AMQP\0", b"GIOP\1", b"JRMI\0", b"<?xml", b"<stream:", b"{", b"[")
 
 
 class Sniffed(StrEnum):
@@ -47,10 +58,18 @@ def sniff_untrusted(data: bytes) -> Sniffed:
     if first in _RECORD_TYPES:
         if len(data) == 1:
             return Sniffed.MORE
-        return Sniffed.TLS if data[1] == 3 else Sniffed.OPAQUE
-    if first & 0x80:
-        return _sniff_sslv2(data)
+        return Sniffed.TLS if data[1] == 3 else _sniff_alert(data)
+    if first & 0x80 and (kind := _sniff_sslv2(data)) is not Sniffed.OPAQUE:
+        return kind
     return _sniff_text(data)
+
+
+def _sniff_alert(data: bytes) -> Sniffed:
+    """A warning of an odd version; nothing else that is not 3 is taken for a record by anybody."""
+    if _WARNING.match(data):
+        return Sniffed.TLS
+    rest = b"\x15\0\0\0\2\1"[len(data) :]
+    return Sniffed.MORE if rest and _WARNING.match(data + rest) else Sniffed.OPAQUE
 
 
 def _sniff_sslv2(data: bytes) -> Sniffed:
@@ -62,20 +81,33 @@ def _sniff_sslv2(data: bytes) -> Sniffed:
 
 
 def _sniff_text(data: bytes) -> Sniffed:
-    """A request line is known by its end, not by its method: servers take methods that nobody has listed."""
+    """A request line is known by its end, not by its method: servers take methods that nobody has listed.
+
+    A control byte ends the waiting for one, but not behind what looks like a method: a target may hold any byte.
+    """
     data = data[:MAX_SNIFF]
-    word = _FIRST_WORD.match(data)
-    after = word.end() if word else 0
-    if after == len(data):
-        return _undecided(data)
-    if data[after] not in _BLANK:
+    if data.startswith(_OTHERS):
         return Sniffed.OPAQUE
-    if _BARE_REQUEST.match(data):
+    if data.startswith(_PROXY_V2) or _BARE_REQUEST.match(data):
         return Sniffed.HTTP
-    end = data.find(b"\n", after)
-    if b"HTTP/" in (data[:end] if end >= 0 else data).upper():
+    if _PROXY_V2.startswith(data):
+        return Sniffed.MORE
+    first = _FIRST_WORD.match(data)
+    assert first is not None  # noqa: S101  (it matches nothing, too)
+    start, after = first.span(1)
+    newline = data.find(b"\n", start)
+    end = newline if newline >= 0 else len(data)
+    version = _VERSION.search(data, start, end)
+    control = _CONTROL.search(data, start, end)
+    if control and not (version and version.end() <= control.start()):
+        method_like = _METHOD.fullmatch(data, start, after) is not None
+        if method_like and control.start() == after:
+            return Sniffed.HTTP
+        if not method_like:
+            return Sniffed.OPAQUE
+    if version:
         return Sniffed.HTTP
-    return Sniffed.OPAQUE if end >= 0 else _undecided(data)
+    return Sniffed.OPAQUE if newline >= 0 else _undecided(data)
 
 
 def _undecided(data: bytes) -> Sniffed:
