@@ -5,13 +5,14 @@ What is read goes through a conversation, which says what to send where. A side 
 has more than a little left to take: that is all the back-pressure there is, and the kernel passes it on.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
 from microagent.audit.record import Record
 from microagent.flows.http1 import Effect, Finish, ToGuest, ToUpstream, Write
 from microagent.mediator.channel import Channel, broken
-from microagent.mediator.reactor import BOTH, BROKEN, Reactor, Timer
+from microagent.mediator.reactor import BOTH, BROKEN, HANGUP, Reactor, Timer
 
 # Unsent bytes for one side above which the other side is not read.
 _HIGH_WATER = 256 * 1024
@@ -110,8 +111,12 @@ class ChannelRelay:
         conversation: Conversation,
         write: Callable[[Record], None],
         closed: Callable[[str], None],
+        half_closed_seconds: float,
     ) -> None:
+        """`half_closed_seconds`: how long a guest that has ended its side may wait without a byte."""
         self._reactor = reactor
+        self._half_closed_seconds = half_closed_seconds
+        self._half_closed: Timer | None = None
         self._guest = _Side(guest)
         self._upstream = _Side(upstream)
         self._conversation = conversation
@@ -143,8 +148,10 @@ class ChannelRelay:
         if self._over:
             return
         self._over = True
-        if self._drain:
-            self._drain.cancel()
+        for timer in (self._drain, self._half_closed):
+            if timer:
+                timer.cancel()
+        self._record_what_is_left()
         for side in (self._guest, self._upstream):
             self._reactor.forget(side.channel.fileno())
             side.channel.close(reset=reset)
@@ -158,20 +165,25 @@ class ChannelRelay:
         return bool(effects)
 
     def abort(self, error: Exception) -> None:
-        """A side broke: what the conversation still has to record, it records."""
+        """A side broke."""
         if self._finishing:
             self.close(self._finishing)  # all was said: how a peer leaves then is no news
             return
-        if not self._over:
+        self.close(broken(error), reset=True)
+
+    def _record_what_is_left(self) -> None:
+        """However it ends, the requests that were under way are on record."""
+        with contextlib.suppress(OSError):  # nothing can be written any more, which is why it ends
             for effect in self._conversation.upstream_ended(self._reactor.now):
                 if isinstance(effect, Write):
                     self._write(effect.record)
-        self.close(broken(error), reset=True)
 
     def _guest_ready(self, mask: int) -> None:
         # While a response is awaited the guest is not read, so a reset would otherwise go unnoticed.
         if mask & BROKEN:
             raise ConnectionResetError("the guest closed")
+        if mask & HANGUP and self._half_closed is None:
+            self._wait_for_the_other_half()
         self._pump()
 
     def _ready(self, _mask: int) -> None:
@@ -208,6 +220,18 @@ class ChannelRelay:
             self._guest.ended = True
             self._carry_out(self._conversation.guest_ended(self._reactor.now))
         return True
+
+    def _wait_for_the_other_half(self) -> None:
+        """The guest sends no more, read or not; it may wait for its answer as long as bytes move."""
+        total = self.bytes_out + self.bytes_in
+
+        def check() -> None:
+            if self.bytes_out + self.bytes_in == total:
+                self.close("half-closed and idle", reset=True)
+            else:
+                self._wait_for_the_other_half()
+
+        self._half_closed = self._reactor.later(self._half_closed_seconds, check)
 
     def _read_upstream(self) -> bool:
         data = self._upstream.channel.read()

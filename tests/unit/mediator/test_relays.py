@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from microagent.audit.record import Record
+from microagent.audit.record import Event, Record
 from microagent.decision.verdict import Action, Reason, Verdict
 from microagent.flows.http1 import HttpConversation
 from microagent.mediator.channel import PlainChannel
-from microagent.mediator.reactor import Reactor
+from microagent.mediator.reactor import IN, Reactor
 from microagent.mediator.relay import ChannelRelay
 from microagent.mediator.splice import PipePool, SpliceRelay
 
@@ -133,11 +133,14 @@ def test_pipes_come_back_clean() -> None:
         os.close(fd)
 
 
-def http_relay(loop: Loop, ends: Ends, records: list[Record]) -> ChannelRelay:
+REQUEST = b"GET / HTTP/1.1\r\nHost: api.ok.test\r\n\r\n"
+
+
+def http_relay(loop: Loop, ends: Ends, records: list[Record], half_closed: float = 60) -> ChannelRelay:
     verdict = Verdict(Action.ALLOW, Reason.NAME_LISTED, host="api.ok.test")
     talk = HttpConversation(lambda: verdict, "api.ok.test", 80, "203.0.113.10:80", "flow1", lambda: "d1")
     guest, server = PlainChannel(ends.near_guest), PlainChannel(ends.near_server)
-    return ChannelRelay(loop.reactor, guest, server, talk, records.append, loop.over)
+    return ChannelRelay(loop.reactor, guest, server, talk, records.append, loop.over, half_closed)
 
 
 def test_an_upload_and_a_download_pass_through_a_conversation(ends: Ends) -> None:
@@ -178,6 +181,36 @@ def test_a_refusal_reaches_a_guest_that_is_still_uploading(ends: Ends) -> None:
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert ends.server.recv(1) == b""
     assert records[0].fields["reason"] == "host_mismatch"
+
+
+def test_a_request_that_is_cut_off_is_on_record(ends: Ends) -> None:
+    loop, records = Loop(), list[Record]()
+    relay = http_relay(loop, ends, records)
+    relay.start()
+    hear, cue = socket.socketpair()
+    loop.reactor.watch(hear.fileno(), IN, lambda _: relay.close("policy_changed", reset=True), relay)
+    with hear, cue, loop:
+        ends.guest.sendall(REQUEST)
+        assert ends.server.recv(100) == REQUEST
+        cue.send(b"x")
+        with pytest.raises(ConnectionResetError):
+            receive_all(ends.guest)
+    assert [(r.event, r.fields["path"], r.fields["status"]) for r in records] == [(Event.REQUEST, "/", 0)]
+
+
+def test_a_guest_that_has_ended_does_not_wait_forever(ends: Ends) -> None:
+    loop, records = Loop(), list[Record]()
+    http_relay(loop, ends, records, half_closed=0.5).start()
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx"
+    with loop:
+        ends.guest.sendall(REQUEST)
+        ends.guest.shutdown(socket.SHUT_WR)
+        assert ends.server.recv(100) == REQUEST
+        ends.server.sendall(begun)
+        with pytest.raises(ConnectionResetError):
+            receive_all(ends.guest)
+    assert [(r.event, r.fields["path"]) for r in records] == [(Event.REQUEST, "/")]
+    assert loop.closed == ["half-closed and idle"]
 
 
 def test_a_record_that_cannot_be_written_stops_what_it_announces(ends: Ends) -> None:
