@@ -5,13 +5,12 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.kernel.conftest import MakeWorkspace
-from tests.kernel.programs import python_server
+from tests.kernel.programs import python_server, ready
 from tests.kernel.workspace import Workspace
 
 from microagent.demo import world
@@ -121,25 +120,6 @@ def first_word() -> float:
     return time.monotonic() - began
 
 
-@contextmanager
-def ready(argv: list[str], port: int, internet: Internet) -> Iterator[None]:
-    """A server from the moment it accepts connections."""
-    with subprocess.Popen(internet.far_argv(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 10
-            while not internet.far.run(lambda: accepts(port)):
-                assert time.monotonic() < deadline, argv
-                time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((world.PROGRAMS, port)) == 0
-
-
 def test_ssh_runs_a_command(internet: Internet, oracle: Oracle, workspace: MakeWorkspace, tmp_path: Path) -> None:
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)], check=True)
@@ -157,7 +137,7 @@ def test_ssh_runs_a_command(internet: Internet, oracle: Oracle, workspace: MakeW
     client = ("-F", "none", "-i", str(tmp_path / "user"), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no")
     known = ("-o", f"UserKnownHostsFile={tmp_path / 'known'}")
     lab = workspace(allow=[NAME])
-    with ready(["/usr/sbin/sshd", "-D", "-f", "/dev/null", *flags], 22, internet):
+    with ready(internet, 22, "/usr/sbin/sshd", "-D", "-f", "/dev/null", *flags):
         denied = lab.guest.run("ssh", *client, *known, f"root@{world.PROGRAMS}", "true")
         assert denied.returncode == 255
         answer = lab.guest.run("ssh", *client, *known, f"root@{NAME}", "cat; echo said", stdin="x" * 300_000)
@@ -169,7 +149,7 @@ def test_ssh_runs_a_command(internet: Internet, oracle: Oracle, workspace: MakeW
 def test_redis_answers(internet: Internet, oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=[NAME])
     server = ["redis-server", "--port", "6379", "--bind", world.PROGRAMS, "--save", "", "--protected-mode", "no"]
-    with ready(server, 6379, internet):
+    with ready(internet, 6379, *server):
         assert lab.guest.run("redis-cli", "-h", NAME, "set", "key", "value").stdout == "OK\n"
         assert lab.guest.run("redis-cli", "-h", NAME, "get", "key").stdout == "value\n"
     assert lab.wait_for("egress_close", host=NAME)["opaque"] is True

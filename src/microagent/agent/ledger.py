@@ -55,9 +55,7 @@ class Process:
             return
         try:
             if self.alive():
-                over = select.poll()
-                over.register(pidfd, select.POLLIN)
-                over.poll()
+                select.select([pidfd], [], [])
         finally:
             os.close(pidfd)
 

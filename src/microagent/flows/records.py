@@ -31,8 +31,7 @@ def decision(verdict: Verdict, *, dst: str, proto: str, flow: str, dialed: str =
     fields["hint"] = hint(verdict)
     if verdict.internal:
         fields["internal"] = True
-    looped = verdict.reason is Reason.LOOP
-    return Record(Event.LOOP_GUARD if looped else _DENIALS[proto == "udp", verdict.internal], fields, ident=flow)
+    return Record(_DENIALS[proto == "udp", verdict.internal], fields, ident=flow)
 
 
 _DENIALS = {

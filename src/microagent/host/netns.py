@@ -7,7 +7,9 @@ that enters, works and ends; the daemon's other threads never leave home. Nothin
 
 import contextlib
 import ctypes
+import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +17,6 @@ from typing import TypeVar
 from pyroute2 import netns
 
 from microagent.errors import HostError
-from microagent.host.threads import start_thread
 
 T = TypeVar("T")
 
@@ -81,7 +82,12 @@ def _in_thread(work: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001  (handed to the caller, whatever it is)
             failure.append(error)
 
-    start_thread(body, "in-netns").join()
+    thread = threading.Thread(target=body, name="in-netns")
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+    thread.join()
     if failure:
         raise failure[0]
     return result[0]

@@ -19,8 +19,11 @@ _MAX_LINE: Final = 4096
 # carry endless extensions that nobody counts (CVE-2023-39326); hyper draws its line at the same 16 KiB.
 _MAX_EXTRAS: Final = 16384
 
-# 15 hexadecimal digits are 60 bits. No space before the ";": few send it, and readers differ.
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(;" + VALUE + rb")?+\r\n")
+# No space before the ";": few send it, and readers differ. No quotes either: nobody sends them, and to llhttp a quote
+# that is escaped and never closed takes the line's end with it.
+_EXTENSIONS: Final = rb"(?:;" + TOKEN + rb"(?:=" + TOKEN + rb")?)*"
+# 15 hexadecimal digits are 60 bits.
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(" + _EXTENSIONS + rb")\r\n")
 _TRAILER: Final = re.compile(rb"(" + TOKEN + rb"):" + VALUE + rb"\r\n")
 # RFC 9110 section 6.5.1: these have done their work before the body, and could only contradict it now.
 _NOT_IN_TRAILERS: Final = frozenset(
@@ -37,7 +40,7 @@ class _At(Enum):
 
 
 _UNFINISHED: Final = {
-    _At.SIZE: re.compile(rb"[0-9A-Fa-f]{1,15}(?:;" + VALUE + rb")?+\r?"),
+    _At.SIZE: re.compile(rb"[0-9A-Fa-f]{1,15}(?:" + _EXTENSIONS + rb"(?:;|;" + TOKEN + rb"=|\r)?)"),
     _At.DATA_END: re.compile(rb"\r"),
     _At.TRAILERS: re.compile(rb"\r|" + TOKEN + rb"(?::" + VALUE + rb"\r?)?"),
 }

@@ -1,6 +1,6 @@
 """What request and response heads share: the field grammar, the limits, and the framing of the body.
 
-How this works: one possessive regular expression says whether a head is well formed, and a second one picks
+How this works: one regular expression of possessive parts says whether a head is well formed, and a second one picks
 the few fields that mean something here. Both run in C and neither can backtrack, so a head costs
 microseconds whatever its bytes are. Only a head that is refused is looked at again, to say why.
 """
@@ -26,12 +26,14 @@ DEFAULT_LIMITS: Final = HeadLimits()
 # RFC 9110 sections 5.5 and 5.6.2. The value excludes every control byte but tab: no CR, LF, NUL can hide in it.
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*+"
-FIELDS: Final = rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+\r\n"
+# No possessive groups: CPython before 3.11.5 can keep what a failed repetition has taken (gh-106052). Nothing here can
+# backtrack far, since a field ends at its only CRLF.
+FIELDS: Final = rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*\r\n"
 
 _END: Final = re.compile(rb"\n\r?\n")
 # No trimming of the value here: `.strip` is cheaper than what a lazy pattern would cost.
 _NOTABLE: Final = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|connection|upgrade|sec-websocket-(?:key|version|accept)):([^\r]*+)",
+    rb"\r\n(host|content[-_]length|transfer[-_]encoding|connection|upgrade|sec-websocket-(?:key|version|accept)):([^\r]*+)",
     re.IGNORECASE,
 )
 # At most 18 digits, which 63 bits hold, and no leading zero, which some read as octal.
@@ -96,9 +98,15 @@ def fault(head: bytes) -> Malformed:
 
 
 def notable_fields(head: bytes) -> dict[bytes, list[bytes]]:
-    """Return the values of the fields that framing, routing or upgrades depend on, by lower-case name."""
+    """Return the values of the fields that framing, routing or upgrades depend on, by lower-case name.
+
+    Malformed for a field that only looks like one of them.
+    """
     found: dict[bytes, list[bytes]] = {}
     for name, value in _NOTABLE.findall(head):
+        if b"_" in name:
+            # To whatever hands fields on as CGI does (RFC 3875 section 4.1.18), the underscore is a hyphen.
+            raise Malformed("a field that some take for the body's framing")
         found.setdefault(name.lower(), []).append(value.strip(b" \t"))
     return found
 

@@ -128,8 +128,9 @@ def _read_target(method: str, target: bytes, host: str, port: int | None) -> tup
         if parse_authority_untrusted(target) != (host, port):
             raise Malformed("a CONNECT target that differs from Host")
         return "", None
-    if target.startswith(b"//"):
-        # A path to RFC 9112, an authority to RFC 3986 and to whoever reads the target as a URL.
+    if target.startswith((b"//", b"/\\")):
+        # A path to RFC 9112, an authority to RFC 3986 and to whoever reads the target as a URL; browsers' readers
+        # take a backslash for a slash.
         raise Malformed("a request target that begins with two slashes")
     if target.startswith(b"/"):
         return target.partition(b"?")[0].decode("ascii"), None
@@ -143,8 +144,11 @@ def _read_target(method: str, target: bytes, host: str, port: int | None) -> tup
     named, named_port = parse_authority_untrusted(match[2])
     if named != host or (named_port or default) != (port or default):
         raise Malformed("a request target that differs from Host")
-    if match[3].startswith(b"//"):
+    if match[3].startswith((b"//", b"/\\")):
         raise Malformed("a request target whose path begins with two slashes")
+    if not match[3] and target != match[0]:
+        # What follows is a query to RFC 3986; to others the authority goes on until a slash.
+        raise Malformed("a request target with a query and no path")
     return match[3].decode("ascii") or "/", scheme
 
 

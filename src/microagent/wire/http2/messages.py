@@ -18,9 +18,11 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
 _METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 # As in HTTP/1.1: neither a fragment, nor two slashes that some server might take for an authority.
-_PATH: Final = re.compile(rb"/(?!/)[!\"$-~]*+")
+_PATH: Final = re.compile(rb"/(?![/\\])[!\"$-~]*+")
 _STATUS: Final = re.compile(rb"[1-9][0-9][0-9]")
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+# Behind a server that hands fields on as CGI does, these are the body's framing (RFC 3875 section 4.1.18).
+_LOOKALIKES: Final = frozenset((b"content_length", b"transfer_encoding"))
 # RFC 9113 section 8.2.2.
 _CONNECTION_SPECIFIC: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
@@ -116,6 +118,8 @@ def _sort(fields: Fields, most: HeadLimits, *, strict: bool) -> tuple[dict[bytes
             raise Malformed("a field name that is none, or not in lower case")
         if name in _CONNECTION_SPECIFIC:
             raise Malformed(f"{name.decode('ascii')} in HTTP/2")
+        if name in _LOOKALIKES:
+            raise Malformed("a field that some take for the body's framing")
         plain.setdefault(name, []).append(value)
     return pseudo, plain
 

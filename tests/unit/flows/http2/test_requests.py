@@ -73,6 +73,8 @@ REFUSED: dict[str, tuple[Fields, str]] = {
     "empty path": (but(GET, path=""), "request_malformed"),
     "absolute path": (but(GET, path="https://evil.test/"), "request_malformed"),
     "two slashes": (but(GET, path="//evil.test/x"), "request_malformed"),
+    "slash and backslash": (but(GET, path="/\\evil.test/x"), "request_malformed"),
+    "a length that is none": ([*GET, ("content_length", "5")], "request_malformed"),
     "space in the path": (but(GET, path="/ HTTP/1.1"), "request_malformed"),
     "upper case": ([*GET, ("Accept", "x")], "request_malformed"),
     "connection": ([*GET, ("connection", "close")], "request_malformed"),

@@ -5,7 +5,7 @@ import pytest
 from microagent.errors import Malformed
 from microagent.wire.http1 import ChunkedBody
 
-BODY = b'5\r\nhello\r\n1A;name="a;b"\r\n' + b"x" * 26 + b"\r\n0\r\nDigest: abc\r\nX-Y:\r\n\r\n"
+BODY = b"5\r\nhello\r\n1A;name=a;b\r\n" + b"x" * 26 + b"\r\n0\r\nDigest: abc\r\nX-Y:\r\n\r\n"
 
 
 def test_the_next_message_begins_where_the_body_ends() -> None:
@@ -50,6 +50,10 @@ MALFORMED = {
     "a space before the extension": b"5 ;x\r\nhello\r\n",
     "a size of 16 digits": b"0000000000000005\r\nhello\r\n",
     "a bare LF behind the size": b"5\nhello\r\n",
+    "an extension in quotes": b'5;a="b"\r\nhello\r\n',
+    "a quote that is never closed": b'5;a="\\"\r\nhello\r\n',
+    "an extension without a name": b"5;\r\nhello\r\n",
+    "a space behind the semicolon": b"5; a\r\nhello\r\n",
     "a bare CR in the extension": b"5;a\rb\r\nhello\r\n",
     "a NUL in the extension": b"5;\x00\r\nhello\r\n",
     "an extension of 5 kB": b"5;" + b"a" * 5000 + b"\r\nhello\r\n",

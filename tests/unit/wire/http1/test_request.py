@@ -55,7 +55,7 @@ def test_all_facts() -> None:
         ("GET http://api.example HTTP/1.1", "api.example", ("/", "http")),
         ("GET HTTP://API.example:80/a?b HTTP/1.1", "api.example", ("/a", "http")),
         ("GET http://api.example/a HTTP/1.1", "api.example:80", ("/a", "http")),
-        ("GET https://api.example?b HTTP/1.1", "api.example:443", ("/", "https")),
+        ("GET https://api.example/?b HTTP/1.1", "api.example:443", ("/", "https")),
         ("OPTIONS * HTTP/1.1", "api.example", ("*", None)),
     ],
 )
@@ -209,6 +209,8 @@ SMUGGLING = {
     "an authority for GET": head(line="GET api.example:80 HTTP/1.1"),
     "a relative path": head(line="GET a HTTP/1.1"),
     "two slashes": head(line="GET //evil.example/x HTTP/1.1"),
+    "slash and backslash": head(line="GET /\\evil.example/x HTTP/1.1"),
+    "a URL whose query begins at once": head(line="GET http://api.example?@evil.example/x HTTP/1.1"),
     "two slashes in a URL": head(line="GET http://api.example//evil.example/x HTTP/1.1"),
     "a URL of another host": head(line="GET http://evil.example/ HTTP/1.1"),
     "a URL of another port": head(line="GET http://api.example:8080/ HTTP/1.1"),
