@@ -11,17 +11,20 @@ APT := python3-venv python3-nftables python3-seccomp nftables iproute2 qemu-syst
 APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk curl dnsmasq-base openssl \
              dnsperf unbound
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping nginx-light openssh-server openssh-client \
-            redis-server redis-tools prometheus git gpg gpg-agent musl-tools gcc libc6-dev haproxy apache2-bin
+            redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent musl-tools gcc libc6-dev haproxy \
+            apache2-bin
 
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help setup demo test bench lint format clean install uninstall screenshots
+.PHONY: help setup demo test bench mutants pages lint format clean install uninstall screenshots
 
 help:
 	@echo "make demo     set everything up and show it at work, without any internet"
 	@echo "make test     set everything up and run every check and test"
 	@echo "make bench    measure against peers, which it installs; writes docs/performance.md"
+	@echo "make mutants  mutate what decides, and count the mutants that no test notices"
 	@echo "make screenshots  draw the README's pictures anew, from a real run"
+	@echo "make pages    write anew what in docs/ is made from the source"
 	@echo "make setup    set everything up; the command is then $(BIN)/microagent"
 	@echo "make install  install for this machine: the command, the agent as a systemd unit, the guest's files"
 	@echo "make uninstall  stop all workspaces and remove that; PURGE=1 removes /var/lib/microagent as well"
@@ -59,9 +62,19 @@ bench: setup
 	$(call apt_install,$(APT_BENCH))
 	PYTHONPATH=. $(BIN)/python -m tests.bench
 
+# How much of what decides could be changed without a test that notices; a quarter of an hour.
+mutants: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,mutation]'
+	$(BIN)/mutmut run
+	$(BIN)/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
+
 # The pictures in the README, from a real run.
 screenshots: setup
 	$(BIN)/python -m microagent.demo.screenshots docs/images
+
+# What is made from the source: docs/records.md's tables, docs/records.schema.json.
+pages: $(VENV)/.done
+	$(BIN)/python -m tests.house.record_pages
 
 lint: $(VENV)/.done
 	$(BIN)/ruff format --check src tests vm_fixtures

@@ -17,6 +17,7 @@ import pytest
 from microagent.agent.bringup import build
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
+from microagent.agent.outbox import Outbox
 from microagent.agent.seals import Seals
 from microagent.agent.services import Services, netns_directory
 from microagent.agent.spawner import Spawner
@@ -78,7 +79,7 @@ async def cycles(directory: Path, count: int, at_once: int) -> tuple[dict[str, o
     try:
         async with Spawner.started(()) as spawner:
             images = ImageStore(directory / "images", directory / "built")
-            services = Services(config, store, ledger, spawner, images, None, seals)
+            services = Services(config, store, ledger, spawner, images, None, seals, Outbox(config))
             turn = asyncio.Semaphore(at_once)
 
             async def one(number: int) -> None:

@@ -2,66 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from tests.kernel.agent_room import NAME, agent, workspace, write
 
 from microagent.agent import sealer
-from microagent.agent.bringup import build
-from microagent.agent.config import Config
 from microagent.agent.keeper import Keeper
-from microagent.agent.ledger import Ledger
-from microagent.agent.seals import Seals
-from microagent.agent.services import Services, netns_directory
-from microagent.agent.spawner import Spawner
+from microagent.agent.services import Services
 from microagent.audit.archive import verify_log
-from microagent.audit.record import timestamp
 from microagent.audit.verify import Report
-from microagent.guests.image import ImageStore
-from microagent.host.netns import release_directory
-from microagent.pki.ca import create_ca
-from microagent.workspace.spec import from_json
-from microagent.workspace.store import EGRESS, Store
+from microagent.workspace.store import EGRESS
 
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
-
-NAME = "sealed"
-
-
-@asynccontextmanager
-async def agent(directory: Path) -> AsyncIterator[Services]:
-    """What an agent has, but for its API."""
-    (directory / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    config = Config(state_dir=directory / "state", run_dir=directory / "run", resolv_conf=directory / "resolv.conf")
-    store, seals, ledger = Store(config.state_dir), Seals(config.state_dir), Ledger(config.run_dir)
-    with closing(store), closing(seals), closing(ledger):
-        async with Spawner.started(()) as spawner:
-            images = ImageStore(directory / "images", directory / "built")
-            yield Services(config, store, ledger, spawner, images, None, seals)
-    release_directory(netns_directory(config))
-
-
-@asynccontextmanager
-async def workspace(services: Services) -> AsyncIterator[Keeper]:
-    """Its network, its mediator, the keeper and the sealer."""
-    if NAME not in services.store.names():
-        now = datetime.now(UTC)
-        services.store.create(from_json({"name": NAME, "image": "none"}), create_ca(NAME, now), timestamp(now))
-    async with AsyncExitStack() as undo:
-        _, keeper = await build(services, services.store.load(NAME), undo)
-        keeping = asyncio.create_task(keeper.keep())
-        yield keeper
-        keeping.cancel()
-        await asyncio.wait([keeping])
-
-
-async def write(keeper: Keeper, count: int) -> None:
-    for number in range(count):
-        await keeper.mediator.record("egress_listen", {"why": f"record {number}"})
 
 
 async def replaced(keeper: Keeper, pid: int) -> None:
@@ -90,13 +44,13 @@ async def test_what_is_written_is_sealed_within_a_second_or_so_and_to_the_last_w
     async with agent(tmp_path) as services:
         async with workspace(services) as keeper:
             await write(keeper, 10)
-            assert (await until_sealed(services, 11)).whole  # with the mediator's first word
+            assert (await until_sealed(services, 12)).whole  # with the mediator's first two words
         report = verified(services)
-        assert (report.whole, report.sealed, report.last) == (True, 12, 12), report.faults  # and its last
+        assert (report.whole, report.sealed, report.last) == (True, 13, 13), report.faults  # and its last
         # The positive control of every fault: one byte, somewhere.
         log = services.store.path(NAME, EGRESS)
         log.write_bytes(log.read_bytes().replace(b"record 3", b"record 4"))
-        assert [fault.line for fault in verified(services).faults] == [5]
+        assert [fault.line for fault in verified(services).faults] == [6]
 
 
 async def test_rotation_loses_nothing_with_mediators_killed_at_any_time(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from tests.kernel.guest import LinuxGuest
+from tests.records import violations
 
 from microagent.agent.mediators import Mediator, Nursery
 from microagent.api.control import MediatorSettings
@@ -84,12 +86,14 @@ class Workspace:
         private: Sequence[str] = (),
         upstream_ca: str = "",
         limits: Limits = DEFAULT_LIMITS,
+        own_endpoints: Sequence[str] = (),
     ) -> None:
         self._undo = ExitStack()
         self.internet = internet
         self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
         self.search, self.private = tuple(search), tuple(private)
         self.upstream_ca, self.limits = upstream_ca, limits
+        self.own_endpoints = tuple(own_endpoints)
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
         self.directory.mkdir(mode=0o700)
@@ -128,7 +132,7 @@ class Workspace:
         """Give the running workspace another policy, as the agent does."""
         self.policy = _policy(allow, passthrough)
         self.internet.host.run(lambda: self.network.steer(self._steering()))
-        self.room.call(self.mediator.reconfigure(self.settings()))
+        self.room.call(self.mediator.reconfigure(replace(self.settings(), changed_by="uid 0")))
 
     def settings(self) -> MediatorSettings:
         """What its mediator is told."""
@@ -143,6 +147,7 @@ class Workspace:
             search=self.search,
             host_addresses=tuple(sorted(addresses)),
             private=self.private,
+            own_endpoints=self.own_endpoints,
             uid=UID,
             upstream_ca=self.upstream_ca,
             limits=self.limits,
@@ -170,8 +175,10 @@ class Workspace:
         raise AssertionError(f"no {event} with {fields} in:\n{log}")
 
     def close(self) -> None:
-        """Take everything down, in reverse; idempotent."""
+        """Take everything down, in reverse, and hold what was recorded against the schema; idempotent."""
         self._undo.close()
+        wrong = violations(self.log.read_bytes().split(b"\n"))
+        assert wrong == [], "\n".join(wrong[:10])
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.records import Witness
 
 from microagent.demo.internet import Internet
 from microagent.demo.lab import GUEST_DIR, Lab
@@ -23,7 +24,7 @@ def guest_dir() -> Path:
 @pytest.fixture(scope="module")
 def lab(guest_dir: Path) -> Iterator[Lab]:
     """A made-up internet and an agent on it, for all tests of a module."""
-    with Internet() as internet, Lab(internet, guest_dir) as made_up:
+    with Internet() as internet, Lab(internet, guest_dir) as made_up, Witness(made_up.state):
         yield made_up
 
 

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
 from tests.kernel.certificates import certify
+from tests.records import Witness
 from tests.vm.conftest import BUILD
 from tests.vm.origin import Origin, running
 
@@ -139,7 +140,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     trusted = room / "root.pem"
     trusted.write_text(root.pem)
     certificate = certify("origin", root, names=NAMES).server_pem()
-    with Internet(zone) as internet, Lab(internet) as lab:
+    with Internet(zone) as internet, Lab(internet) as lab, Witness(lab.state):
         with running(internet, tmp_path_factory.mktemp("origin"), certificate) as origin:
             output = _run(lab, "clients", trusted, str(GUEST_DIR / "clients"), _script(origin))
             output += _run(lab, "alpine", trusted, _alpine(room / "root"), _steps(ALPINE))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
+from tests.records import Witness
 
 from microagent.demo import world
 from microagent.demo.internet import Internet
@@ -30,7 +31,7 @@ ASKING = f"while :; do curl -s -m 5 http://api.ok.test/; {EVIL}; {DROPS}; sleep 
 @pytest.fixture
 def lab(guest_dir: Path) -> Iterator[Lab]:
     """An internet and an agent of its own: these tests end agents."""
-    with Internet() as internet, Lab(internet, guest_dir) as made_up:
+    with Internet() as internet, Lab(internet, guest_dir) as made_up, Witness(made_up.state):
         yield made_up
 
 

@@ -194,11 +194,17 @@ def settings_of(services: Services, record: Record, changed_by: str = "") -> Med
         search=resolv_conf.search,
         host_addresses=tuple(sorted(host_addresses())),
         private=tuple(str(network) for network in services.config.private),
+        own_endpoints=own_endpoints(services.config),
         uid=record.mediator_uid,
         changed_by=changed_by,
         upstream_ca=record.spec.upstream_ca,
         limits=services.config.limits,
     )
+
+
+def own_endpoints(config: Config) -> tuple[str, ...]:
+    """Addresses and ports of this host that are the agent's own."""
+    return (config.metrics,) if config.metrics and not config.metrics.startswith("/") else ()
 
 
 def _guest_spec(services: Services, record: Record, image: Image, network: Network) -> GuestSpec:

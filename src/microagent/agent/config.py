@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from microagent.api.documents import Mapping, decode, unknown
 from microagent.api.limits import DEFAULT_LIMITS, RANGES, Limits
@@ -12,7 +13,7 @@ from microagent.policy.model import Verb
 from microagent.policy.parse import parse_entry
 
 DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
-_NO_PATHS = ("upstream_ca", "private", "limits", "metrics")
+_NO_PATHS = ("upstream_ca", "private", "limits", "metrics", "otlp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Config:
 
     All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots; `private` are networks of
     the operator's that count as private (contract 4), besides those of the table; `metrics` is a loopback address and
-    port or the path of a unix socket, "" for none.
+    port or the path of a unix socket, "" for none. Records are also sent to the `syslog` socket and the `otlp` URL.
     """
 
     state_dir: Path = Path("/var/lib/microagent")
@@ -33,6 +34,8 @@ class Config:
     private: tuple[Network, ...] = ()
     limits: Limits = DEFAULT_LIMITS
     metrics: str = ""
+    syslog: Path | None = None
+    otlp: str = ""
 
 
 def load(file: Path | None) -> Config:
@@ -54,6 +57,8 @@ def load(file: Path | None) -> Config:
         config = replace(config, limits=_limits(document))
     if "metrics" in document.values:
         config = replace(config, metrics=_metrics(document))
+    if "otlp" in document.values:
+        config = replace(config, otlp=_otlp(document))
     # mypy cannot know that every other field is a path.
     paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key not in _NO_PATHS}
     return replace(config, **paths)
@@ -102,6 +107,19 @@ def _metrics(document: Mapping) -> str:
     hint = "write metrics: 127.0.0.1:9464, or metrics: /run/microagent/metrics.sock"
     what = "metrics is neither a loopback address with a port nor the path of a socket"
     raise PolicyError((document.problem("metrics", what, hint),))
+
+
+def _otlp(document: Mapping) -> str:
+    value = document.values["otlp"]
+    try:
+        url = urlsplit(value) if isinstance(value, str) else urlsplit("")
+        good = url.scheme in ("http", "https") and url.hostname and not url.username and url.port != 0
+    except ValueError:
+        good = False
+    if not good or any(char.isspace() for char in value):
+        what = "otlp is not the URL of a collector's logs"
+        raise PolicyError((document.problem("otlp", what, "write otlp: http://127.0.0.1:4318/v1/logs"),))
+    return str(value)
 
 
 def _limits(document: Mapping) -> Limits:

@@ -64,8 +64,7 @@ class Fleet:
                 raise ApiError("conflict", f"workspace {name} is {supervisor.record.state}", hint)
             await supervisor.kill()
         self._all.pop(name, None)
-        removed = self.services.store.remove(name)
-        self.services.seals.remove(name)
+        removed = self._remove(name)
         return removed or supervisor is not None
 
     async def adopt(self) -> None:
@@ -94,6 +93,13 @@ class Fleet:
         """An ephemeral workspace goes with its run, whoever started it and whether they are still there."""
         if supervisor.record.spec.ephemeral:
             self._all.pop(supervisor.record.name, None)
-            self.services.store.remove(supervisor.record.name)
-            self.services.seals.remove(supervisor.record.name)
+            self._remove(supervisor.record.name)
             log.info("workspace=%s state=deleted", supervisor.record.name)
+
+    def _remove(self, name: str) -> bool:
+        """Its files; False when there were none. What is still to be sent of its log stays."""
+        services = self.services
+        services.outbox.keep(name, services.store.path(name))
+        removed = services.store.remove(name)
+        services.seals.remove(name)
+        return removed

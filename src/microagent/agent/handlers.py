@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from microagent import __version__
+from microagent.agent.bringup import own_endpoints
 from microagent.agent.fleet import Fleet
 from microagent.agent.peers import who
 from microagent.agent.status import brief, status
@@ -88,6 +89,7 @@ async def show_policy(request: web.Request) -> web.Response:
             "digest": supervisor.egress.policy.digest,
             "host_addresses": sorted(await asyncio.to_thread(host_addresses)),
             "private": [str(network) for network in config.private],
+            "own_endpoints": own_endpoints(config),
         }
     )
 

@@ -55,7 +55,9 @@ class Process:
             return
         try:
             if self.alive():
-                select.select([pidfd], [], [])
+                over = select.poll()
+                over.register(pidfd, select.POLLIN)
+                over.poll()
         finally:
             os.close(pidfd)
 

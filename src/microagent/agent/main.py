@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,8 +19,10 @@ from aiohttp import web
 from microagent import __version__
 from microagent.agent.config import Config, load
 from microagent.agent.fleet import Fleet
+from microagent.agent.forwarding import forwarding
 from microagent.agent.ledger import Ledger
 from microagent.agent.metrics_server import serving_metrics
+from microagent.agent.outbox import Outbox
 from microagent.agent.peers import group_id, listen
 from microagent.agent.seals import Seals
 from microagent.agent.server import application
@@ -53,6 +56,9 @@ def main(config_file: Path | None = None) -> None:
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     config = load(config_file)
     os.umask(0o077)
+    # Some twenty for each workspace: the 1024 of a login shell would be fifty workspaces.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     ensure_directory(config.state_dir, 0o700)
     # Members of the group must reach the socket, and nothing else in here is theirs to read.
     ensure_directory(config.run_dir, 0o711)
@@ -95,6 +101,7 @@ async def _serve(config: Config) -> None:
         last.callback(config.socket.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
         await last.enter_async_context(serving_metrics(fleet, config, group))
+        await last.enter_async_context(forwarding(fleet))
         watching = asyncio.create_task(keep_told(fleet))
         last.callback(watching.cancel)
         _notify_ready()
@@ -115,8 +122,9 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         seals = Seals(config.state_dir)
         stack.callback(seals.close)
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
+        outbox = Outbox(config)
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
-        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals)
+        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals, outbox)
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))
         # Once more after the server has gone: a request may have started one while the others were stopped.
         stack.push_async_callback(partial(fleet.close, stop=False))

@@ -39,11 +39,15 @@ class Sealer:
 
     async def keep_sealed(self, keeper: Keeper) -> None:
         """Runs until it is cancelled, with a last seal then."""
+        sealed = (0, 0)
         try:
             while True:
                 await asyncio.sleep(_SECONDS)
-                await self._try(asyncio.to_thread(self.seal))
-                if self._length() >= ROTATE_BYTES:
+                # An idle workspace costs one stat, since there may be hundreds.
+                now = self._stamp()
+                if now != sealed and await self._try(asyncio.to_thread(self.seal)):
+                    sealed = now
+                if now[1] >= ROTATE_BYTES:
                     await self._try(self._rotate(keeper))
         finally:
             with contextlib.suppress(OSError, MicroagentError):
@@ -79,14 +83,18 @@ class Sealer:
             for file in files:
                 file.close()
 
-    def _length(self) -> int:
+    def _stamp(self) -> tuple[int, int]:
+        """Which file the log is, and how long."""
         try:
-            return self._store.path(self._name, EGRESS).stat().st_size
+            found = self._store.path(self._name, EGRESS).stat()
         except FileNotFoundError:
-            return 0
+            return 0, 0
+        return found.st_ino, found.st_size
 
-    async def _try(self, work: Awaitable[None]) -> None:
+    async def _try(self, work: Awaitable[None]) -> bool:
         try:
             await work
         except (OSError, MicroagentError) as error:
             log.error("log not sealed workspace=%s error=%r", self._name, str(error))
+            return False
+        return True

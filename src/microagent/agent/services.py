@@ -5,6 +5,7 @@ from pathlib import Path
 
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
+from microagent.agent.outbox import Outbox
 from microagent.agent.seals import Seals
 from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
@@ -33,3 +34,4 @@ class Services:
     images: ImageStore
     cgroups: Cgroups | None
     seals: Seals
+    outbox: Outbox

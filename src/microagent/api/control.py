@@ -33,6 +33,8 @@ class MediatorSettings:
     search: tuple[str, ...] = ()
     host_addresses: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
+    # Where the agent itself listens, as "address:port".
+    own_endpoints: tuple[str, ...] = ()
     uid: int = 65534
     changed_by: str = ""
     # The last line of the log, where rotation has just begun a new file.

@@ -13,9 +13,14 @@ GROUP = "microagent"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 
 
+def is_name(text: str) -> bool:
+    """Whether a workspace may be called that."""
+    return _NAME.match(text) is not None
+
+
 def checked_name(text: str) -> str:
     """The name itself, or ApiError `invalid`."""
-    if not _NAME.match(text):
+    if not is_name(text):
         raise ApiError(
             "invalid",
             f"{text!r} is not a workspace name",

@@ -15,7 +15,7 @@ _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 class Event(StrEnum):
-    """Every event that a record may carry."""
+    """Every event that a record may carry; `audit.schema` says with which fields."""
 
     ALLOW = "egress_allow"
     CLOSE = "egress_close"
@@ -33,12 +33,14 @@ class Event(StrEnum):
     UPSTREAM_ERROR = "egress_mitm_upstream_error"
     DIAL_ERROR = "egress_dial_error"
     CAP_EXCEEDED = "egress_cap_exceeded"
+    LOOP_GUARD = "egress_loop_guard"
     DROP = "egress_drop"
     LISTEN = "egress_listen"
     MEDIATOR_UP = "mediator_up"
     MEDIATOR_DOWN = "mediator_down"
     GAP = "gap"
     POLICY_CHANGE = "policy_change"
+    ENFORCEMENT_VERIFIED = "enforcement_verified"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from microagent.audit import logfile
-from microagent.audit.reader import Filter, records_in, time_of_first, unreadable
+from microagent.audit.reader import Filter, records_in, time_of_first
 
 
 def read(path: Path, wanted: Filter, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -45,11 +45,14 @@ class Tail:
         """Inode and offset up to which it was read, for a later `resume`."""
         return (logfile.inode(self._file), self._offset) if self._file else (0, 0)
 
-    def resume(self, position: tuple[int, int]) -> bool:
-        """Goes on from a position; False, and from the beginning, when that file is not there any more."""
+    def resume(self, position: tuple[int, int], before: bytes = b"") -> bool:
+        """Goes on from a position; False, and from the beginning, when that file is not there any more.
+
+        Nor is it when other bytes than `before` are before the position: inodes are used again.
+        """
         number, offset = position
         files = logfile.open_all(self._path)
-        chosen = next((file for file in files if logfile.inode(file) == number), None)
+        chosen = next((file for file in files if logfile.inode(file) == number and _ends(file, offset, before)), None)
         for file in files:
             if file is not chosen:
                 file.close()
@@ -67,14 +70,21 @@ class Tail:
         yield from self.records(wanted)
 
     def records(self, wanted: Filter | None = None) -> Iterator[dict[str, Any]]:
-        """The whole lines since the last call."""
-        wanted = wanted or Filter()
+        """The records since the last call."""
+        for block in self.blocks():
+            yield from records_in(block, wanted or Filter())
+
+    def blocks(self) -> Iterator[logfile.Block]:
+        """The whole lines since the last call, as they are; of a file that has an end also one that was torn there.
+
+        `position` is right behind the last block, also for a caller who stops there.
+        """
         while True:
             # Asked before the rest is read: what was written before the next file began is in this one.
             newer = self._newer()
             try:
                 if self._file:
-                    yield from self._rest(self._file, wanted)
+                    yield from self._rest(self._file)
                 if not newer:
                     return
                 if self._file:
@@ -84,16 +94,17 @@ class Tail:
                 for file in newer:
                     file.close()
 
-    def _rest(self, file: FileIO, wanted: Filter) -> Iterator[dict[str, Any]]:
+    def _rest(self, file: FileIO) -> Iterator[logfile.Block]:
         for block in logfile.forward(file, self._offset):
             self._offset = block.offset + len(block.data)
-            yield from records_in(block, wanted)
+            yield block
 
-    def _torn(self, file: FileIO) -> Iterator[dict[str, Any]]:
-        """What is left at the end of a file that is not written to any more."""
-        length = os.fstat(file.fileno()).st_size - self._offset
-        if length > 0:
-            yield unreadable(Path(str(file.name)).name, self._offset, length)
+    def _torn(self, file: FileIO) -> Iterator[logfile.Block]:
+        """What is left at the end of a file that is not written to any more: less than a block."""
+        offset = self._offset
+        if torn := os.pread(file.fileno(), os.fstat(file.fileno()).st_size - offset, offset):
+            self._offset = offset + len(torn)
+            yield logfile.Block(Path(str(file.name)).name, offset, torn)
 
     def _newer(self) -> list[FileIO]:
         """The files after the one that is being read, oldest first."""
@@ -139,3 +150,7 @@ class Tail:
         if self._file:
             self._file.close()
         self._file, self._offset = file, offset
+
+
+def _ends(file: FileIO, offset: int, before: bytes) -> bool:
+    return os.pread(file.fileno(), len(before), max(0, offset - len(before))) == before

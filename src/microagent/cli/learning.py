@@ -88,6 +88,7 @@ def engine_of(stored: dict[str, Any]) -> "Engine":
     from ipaddress import ip_address, ip_network
 
     from microagent.decision.engine import Engine
+    from microagent.decision.past import endpoint
     from microagent.policy.model import Mode, Policy
     from microagent.policy.parse import entries_from_json
 
@@ -96,6 +97,7 @@ def engine_of(stored: dict[str, Any]) -> "Engine":
         Policy(entries_from_json(stored["entries"])),
         frozenset(ip_address(text) for text in stored["host_addresses"]),
         tuple(ip_network(text) for text in stored["private"]),
+        frozenset(endpoint(text) for text in stored["own_endpoints"]),
     )
 
 

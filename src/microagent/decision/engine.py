@@ -66,12 +66,16 @@ REVERSE_ZONES: Final = (".in-addr.arpa", ".ip6.arpa")
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A mode, a policy, and what this host adds to the address table. A new policy is a new engine."""
+    """A mode, a policy, and what this host adds to the address table. A new policy is a new engine.
+
+    `own_endpoints` are addresses and ports where the agent itself listens: no entry opens those.
+    """
 
     mode: Mode
     policy: Policy
     host_addresses: frozenset[Address] = frozenset()
     extra_private: tuple[Network, ...] = ()
+    own_endpoints: frozenset[tuple[Address, int]] = frozenset()
 
     def decide(self, question: Question) -> Verdict:
         """The verdict. Every question has one; none raises."""
@@ -81,6 +85,8 @@ class Engine:
         strict = self.mode is Mode.STRICT
         if question.proto is Proto.DNS:
             return _lookup(asked, strict)
+        if self.own_endpoints and (question.address, question.port) in self.own_endpoints:
+            return asked.deny(Reason.LOOP)
         if asked.place.what in ("multicast", "broadcast"):
             return asked.deny(Reason.MULTICAST)
         if question.proto is Proto.UDP and question.port in QUIC_PORTS:

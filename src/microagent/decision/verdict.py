@@ -85,7 +85,7 @@ class Reason(StrEnum):
     )
     NAME_LATE = "name_late", "the connection's first message was not complete in time"
     REFUSED_BEFORE = "refused_before", "the same was refused in the last 10 s, and the rules still refuse it"
-    LOOP = "loop", "the destination is the mediator itself"
+    LOOP = "loop", "the connection would lead back to microagent itself"
     MINTS_EXCEEDED = "mints_exceeded", "certificates for new names were made too fast; try again in a second"
     NEW_NAMES_EXCEEDED = (
         "new_names_exceeded",

@@ -36,12 +36,20 @@ class Lab:
     """One agent with its state; a context manager."""
 
     def __init__(
-        self, internet: Internet, guest_dir: Path = GUEST_DIR, agent_environment: Mapping[str, str] | None = None
+        self,
+        internet: Internet,
+        guest_dir: Path = GUEST_DIR,
+        agent_environment: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`agent_environment` overrides variables of the agent's. Raises HostError when the agent does not come up."""
+        """`agent_environment` overrides variables of the agent's, `settings` are more keys of its agent.yaml.
+
+        Raises HostError when the agent does not come up.
+        """
         self._undo = ExitStack()
         self.internet = internet
         self._agent_environment = agent_environment or {}
+        self._settings = settings or {}
         with ExitStack() as undo:
             self._start(guest_dir, undo)
             self._undo = undo.pop_all()
@@ -93,6 +101,7 @@ class Lab:
             "resolv_conf": str(self.internet.resolv_conf),
             "upstream_ca": [str(self.internet.ca)],
             "guest_dir": str(guest_dir),
+            **self._settings,
         }
 
     def argv(self, *arguments: str) -> list[str]:

@@ -43,6 +43,7 @@ Zone = Mapping[str, Mapping[str, list[str]]]
 
 ZONE: Final[Zone] = {
     "api.ok.test": {"A": [API], "TXT": ["v=1"], "HTTPS": ['1 . alpn="h3,h2" ipv4hint=203.0.113.10']},
+    "agent.ok.test": {"A": [HOST]},
     "alias.ok.test": {"CNAME": ["api.ok.test"]},
     "escape.ok.test": {"CNAME": ["evil.test"]},
     "loop.ok.test": {"CNAME": ["loop2.ok.test"]},

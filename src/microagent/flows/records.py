@@ -31,7 +31,8 @@ def decision(verdict: Verdict, *, dst: str, proto: str, flow: str, dialed: str =
     fields["hint"] = hint(verdict)
     if verdict.internal:
         fields["internal"] = True
-    return Record(_DENIALS[proto == "udp", verdict.internal], fields, ident=flow)
+    looped = verdict.reason is Reason.LOOP
+    return Record(Event.LOOP_GUARD if looped else _DENIALS[proto == "udp", verdict.internal], fields, ident=flow)
 
 
 _DENIALS = {

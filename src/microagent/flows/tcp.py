@@ -30,6 +30,7 @@ from microagent.flows.vocabulary import (
     HangUp,
     Inspect,
     Intercept,
+    Looped,
     Peek,
     Peeked,
     Reset,
@@ -143,6 +144,9 @@ class TcpHead:
                 return self._dialed()
             case DialFailed(error, late):
                 return self._dial_failed(error, late)
+            case Looped():
+                assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
+                return [HangUp(), *self._refuse(refusal(Reason.LOOP, self.verdict.host, self.verdict.address))]
 
     # --- the name
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from microagent.audit.record import Event, Record
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
-from microagent.decision.verdict import Verdict
+from microagent.decision.verdict import Reason, Verdict, refusal
 from microagent.flows import records
 
 
@@ -39,6 +39,11 @@ class UdpDecision:
         """What has to be written before the first datagram leaves, or is refused."""
         dialed = self.destination if self.verdict.allowed else ""
         return records.decision(self.verdict, dst=self.destination, proto="udp", flow=self.ident, dialed=dialed)
+
+    def looped(self) -> Record:
+        """What follows when the flow turns out to be one with itself."""
+        verdict = refusal(Reason.LOOP, self.verdict.host, self.verdict.address)
+        return records.decision(verdict, dst=self.destination, proto="udp", flow=self.ident)
 
     def closed(self, why: str, *, bytes_out: int, bytes_in: int, seconds: float) -> Record:
         """The end of a flow that was allowed; bytes are those of payloads."""

@@ -43,11 +43,16 @@ class DialFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Looped:
+    """It would be a connection with itself: a local port that was dialled was also the one it was dialled from."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSpoke:
     """The server has said something, or hung up, before the guest said anything."""
 
 
-Event: TypeAlias = Peeked | ServerSpoke | Waited | Resolved | Dialed | DialFailed
+Event: TypeAlias = Peeked | ServerSpoke | Waited | Resolved | Dialed | DialFailed | Looped
 
 
 # --- effects

@@ -7,9 +7,7 @@ that enters, works and ends; the daemon's other threads never leave home. Nothin
 
 import contextlib
 import ctypes
-import errno
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +15,7 @@ from typing import TypeVar
 from pyroute2 import netns
 
 from microagent.errors import HostError
+from microagent.host.threads import start_thread
 
 T = TypeVar("T")
 
@@ -82,12 +81,7 @@ def _in_thread(work: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001  (handed to the caller, whatever it is)
             failure.append(error)
 
-    thread = threading.Thread(target=body, name="in-netns")
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
-    thread.join()
+    start_thread(body, "in-netns").join()
     if failure:
         raise failure[0]
     return result[0]

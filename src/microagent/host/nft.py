@@ -1,6 +1,14 @@
-"""Running nft text in the calling thread's network namespace, through netfilter's own bindings."""
+"""Running nft text in the calling thread's network namespace, through netfilter's own bindings.
 
+How this works: libnftables waits for the kernel's answer to a transaction with select(2), which ends the whole process
+when its socket has a number of 1024 or more. The agent has more descriptors than that with a hundred workspaces. So a
+transaction runs in a thread of its own that has left the process's table of descriptors and begins with an empty one.
+"""
+
+import ctypes
+import gc
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +16,7 @@ from typing import Any
 from nftables import Nftables
 
 from microagent.errors import HostError
+from microagent.host.threads import start_thread
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "nft_templates"
 if not TEMPLATES.exists():  # a checkout keeps them where a reader looks first: at the top
@@ -15,6 +24,11 @@ if not TEMPLATES.exists():  # a checkout keeps them where a reader looks first: 
 
 # libnftables keeps state between calls (it uses strtok(3)): two threads in it at once abort the process.
 _ONE_AT_A_TIME = threading.Lock()
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLOSE_RANGE_UNSHARE = 2  # linux/close_range.h
+_FIRST = 3  # standard input, output and error stay
+_LAST = (1 << 32) - 1
 
 
 def apply(text: str) -> None:
@@ -24,11 +38,34 @@ def apply(text: str) -> None:
     interpreter when run again with others.
     """
     with _ONE_AT_A_TIME:
-        code, _, error = Nftables().cmd(text)
-    if code != 0:
+        error = _with_low_numbers(text)
+    if error:
         raise HostError(
             f"nft refused the rules: {error.strip()}", "run `microagent doctor` to see what the kernel lacks"
         )
+
+
+def _with_low_numbers(text: str) -> str:
+    """What nft says against `text`, nothing when it was applied; the thread inherits the caller's namespace."""
+    answers: list[str] = []
+
+    def work() -> None:
+        if _libc.close_range(_FIRST, _LAST, _CLOSE_RANGE_UNSHARE):
+            answers.append(f"no table of descriptors of its own: {os.strerror(ctypes.get_errno())}")
+            return
+        code, _, error = Nftables().cmd(text)
+        answers.append("" if code == 0 else error or f"code {code}")
+
+    # What the collector closed in that thread would stay open for everybody else.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        thread = start_thread(work, "nft")
+        thread.join()
+    finally:
+        if collecting:
+            gc.enable()
+    return answers[0] if answers else "nft ended unexpectedly"
 
 
 def counters() -> dict[str, tuple[int, int]]:

@@ -144,6 +144,14 @@ def close_socket(sock: socket.socket, *, reset: bool = False) -> None:
     sock.close()
 
 
+def is_with_itself(sock: socket.socket) -> bool:
+    """Whether the kernel gave a connection the very port that it dials, on which nobody listens (RFC 9293, 3.5)."""
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # it has been reset already
+        return False
+
+
 def broken(error: Exception) -> str:
     """The `why` of a connection that broke: the operating system's words, or the kind of a surprise."""
     if isinstance(error, OSError):

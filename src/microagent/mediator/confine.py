@@ -5,13 +5,15 @@ How this works. The process begins as a fork of the nursery, which is root. In t
 2. identity: no supplementary groups, then the workspace's own gid and uid, for good; that empties the capability
    sets; no_new_privs, so that nothing executed later could gain any;
 3. files: a Landlock ruleset that allows nothing: no path can be opened, made or executed from here on;
-4. system calls: those that a relay makes, and no others (seccomp); what is refused fails with EPERM.
+4. system calls: those that a relay makes, and no others (seccomp), and sockets for IPv4 and IPv6 alone; what is refused
+   fails with EPERM.
 Sockets that are open stay open: the listeners in the workspace's namespace, the log, the line to the agent.
 """
 
 import ctypes
 import os
 import resource
+import socket
 import sys
 
 import seccomp
@@ -37,8 +39,10 @@ _SYSCALLS = """
     exit exit_group fcntl fstat newfstatat futex getpeername getpid getrandom getsockname getsockopt gettid ioctl
     lseek madvise memfd_create mmap mprotect mremap munmap openat pipe2 poll pread64 read recvfrom recvmsg
     restart_syscall rt_sigaction rt_sigprocmask rt_sigreturn sched_yield sendmsg sendto setsockopt shutdown sigaltstack
-    socket splice write writev
+    splice write writev
 """
+# New sockets are for the internet alone: not for the host's own services on unix sockets, nor for netlink.
+_SOCKET_DOMAINS = (socket.AF_INET, socket.AF_INET6)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,6 +82,8 @@ def _seccomp() -> None:
     rules = seccomp.SyscallFilter(seccomp.ERRNO(1))
     for name in _SYSCALLS.split():
         rules.add_rule(seccomp.ALLOW, name)
+    for domain in _SOCKET_DOMAINS:
+        rules.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, domain))
     rules.load()
 
 

@@ -21,7 +21,7 @@ from microagent.flows.inside_tls import InsideTls
 from microagent.flows.last_words import Http1Words, Http2Words, LastWords
 from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
-from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket
+from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself
 from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
 from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
@@ -199,7 +199,7 @@ class Flow:
         for sock in (self._upstream, self._guest):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         pace(self._services.limits, self._upstream, self._guest)
-        self._tell(v.Dialed())
+        self._tell(v.Looped() if is_with_itself(self._upstream) else v.Dialed())
 
     def _dial_failed(self, error: str, *, late: bool = False) -> None:
         self._stop_waiting()

@@ -10,8 +10,9 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 
-from microagent.audit.record import Event, Record
+from microagent.audit.record import Event, Record, timestamp
 from microagent.decision.engine import Proto, Question
 from microagent.decision.verdict import Verdict
 from microagent.errors import Malformed
@@ -42,6 +43,8 @@ class KernelLog:
         self._sock = sock
         self._counters_moved = counters_moved
         self._unsettled: Counter[str] = Counter()  # by counter of steer.nft: recorded one by one, not yet counted
+        self._settled = _now()
+        self._heard = ""  # when the first drop since then was logged
 
     def start(self) -> None:
         """Begin."""
@@ -62,6 +65,8 @@ class KernelLog:
             for prefix, payload in _lines(data):
                 if prefix in (b"refuse", b"inside"):
                     self._refused_untrusted(payload, inside=prefix == b"inside")
+                elif not self._heard:
+                    self._heard = _now()
                 # There may be more of its kind than lines.
                 self._counters_moved()
 
@@ -69,10 +74,13 @@ class KernelLog:
         """The counters' increase since the last time: (packets, bytes) by name. What has no record yet gets one."""
         # All that was logged before the counters were read is on the socket by now.
         self._readable(IN)
+        first, last = self._heard or self._settled, _now()
+        self._settled, self._heard = last, ""
         for name, (packets, size) in sorted(counts.items()):
             if name.startswith("drop_"):
                 what = name.removeprefix("drop_")
-                self._services.write(Record(Event.DROP, {"what": what, "packets": packets, "bytes": size}))
+                fields = {"what": what, "packets": packets, "bytes": size, "first": first, "last": last}
+                self._services.write(Record(Event.DROP, fields))
             elif name in _REFUSALS:
                 proto, internal = _REFUSALS[name]
                 missing = packets - self._unsettled[name]
@@ -102,6 +110,10 @@ class KernelLog:
         leased = services.leases.names_for(packet.dst, services.reactor.now)
         question = Question(proto, packet.dport or 0, address=packet.dst, leased=leased)
         return records.refused_by_kernel(services.engine.decide(question))
+
+
+def _now() -> str:
+    return timestamp(datetime.now(UTC))
 
 
 def _lines(data: bytes) -> Iterator[tuple[bytes, bytes]]:

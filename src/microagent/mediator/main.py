@@ -16,6 +16,7 @@ from microagent.audit.record import Event, Record
 from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
+from microagent.decision.past import endpoint
 from microagent.flows.records import policy_change
 from microagent.mediator.agent_line import AgentLine
 from microagent.mediator.confine import confine, descriptors_for
@@ -91,6 +92,9 @@ class Mediator:
         if services.journal.resumed:
             services.write(Record(Event.GAP, {"why": "the mediator before this one ended without a word"}))
         self._note(Event.MEDIATOR_UP, self._settings, pid=os.getpid())
+        named = {"tcp": tcp, "dns/tcp": dns_tcp, "dns/udp": dns_udp, "udp": udp}
+        sockets = [f"{name} {':'.join(map(str, sock.getsockname()))}" for name, sock in named.items()]
+        services.write(Record(Event.LISTEN, {"sockets": sockets}))
         self._listener = Listener(services, tcp)
         self._udp = UdpRelay(services, udp, raw)
         services.leases.told = self._udp.leased
@@ -180,7 +184,8 @@ def _engine(settings: MediatorSettings) -> Engine:
     policy = Policy(entries_from_json(list(settings.entries)))
     addresses = frozenset(ip_address(text) for text in settings.host_addresses)
     private = tuple(ip_network(text) for text in settings.private)
-    return Engine(Mode(settings.mode), policy, addresses, private)
+    own = frozenset(endpoint(text) for text in settings.own_endpoints)
+    return Engine(Mode(settings.mode), policy, addresses, private, own)
 
 
 def report(error: BaseException) -> None:

@@ -17,12 +17,14 @@ import socket
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Collection
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 from microagent.api.link import GUEST, NOTE_ADDRESS, NOTE_REFUSED, NOTE_REFUSED_NO_MORE
-from microagent.audit.record import Event, Record
+from microagent.audit.record import Event, Record, timestamp
 from microagent.flows import records
 from microagent.flows.udp import UdpDecision
+from microagent.mediator.channel import is_with_itself
 from microagent.mediator.reactor import IN
 from microagent.mediator.services import Services
 from microagent.policy.addresses import Address
@@ -63,6 +65,7 @@ class UdpRelay:
         self._unrecorded: Counter[tuple[bool, str]] = Counter()
         self._overflow = 0
         self._overflow_told = 0
+        self._looked = datetime.now(UTC)
 
     def start(self) -> None:
         """Begin."""
@@ -188,6 +191,7 @@ class UdpRelay:
         services = self._services
         services.reactor.later(1.0, self._each_second)
         now = services.reactor.now
+        before, self._looked = self._looked, datetime.now(UTC)
         longest = services.limits.udp_idle_seconds
         for flow in tuple(itertools.takewhile(lambda flow: now - flow.moved >= longest, self._flows.values())):
             flow.close("idle")
@@ -196,7 +200,8 @@ class UdpRelay:
         self._unrecorded.clear()
         if self._overflow != self._overflow_told:
             lost = self._overflow - self._overflow_told & 0xFFFFFFFF
-            services.write(Record(Event.DROP, {"what": "udp_backlog", "packets": lost}))
+            fields = {"first": timestamp(before), "last": timestamp(self._looked)}
+            services.write(Record(Event.DROP, {"what": "udp_backlog", "packets": lost, **fields}))
             self._overflow_told = self._overflow
         self._noted = {noted: until for noted, until in self._noted.items() if until > now}
         if self._refused >= _REFUSED:
@@ -226,6 +231,12 @@ class _Flow:
             self._sock.connect((str(IPv4Address(self.key[1])), self.key[2]))
         except OSError as error:
             self._refused(error)
+            return False
+        if is_with_itself(self._sock):
+            # The kernel gave it the very port that it sends to: it would hear itself.
+            self._services.write(self.decision.looped())
+            self._relay.tell_unreachable(self.key)
+            self.close("a loop")
             return False
         self._services.reactor.watch(self._sock.fileno(), IN, self._readable, self)
         return True

@@ -5,6 +5,8 @@ Every call takes a descriptor of the directory it works in, so a path component 
 
 import os
 import secrets
+import shutil
+import stat
 from pathlib import Path
 
 from microagent.errors import HostError, host_error
@@ -71,6 +73,14 @@ def read_file(directory: int, name: str) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     with os.fdopen(fd, "rb") as file:
         return file.read()
+
+
+def remove_tree(directory: int, name: str) -> None:
+    """Removes a directory and all in it, or whatever else has that name; a link's target stays."""
+    if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        shutil.rmtree(name, dir_fd=directory)
+    else:
+        os.unlink(name, dir_fd=directory)
 
 
 def listing(directory: int) -> list[str]:

@@ -5,14 +5,13 @@ work in progress; what an earlier agent left of it is swept when the store is op
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from microagent.api.names import checked_name
+from microagent.api.names import checked_name, is_name
 from microagent.audit.logfile import ROTATED, whole_end
 from microagent.errors import ApiError, HostError
 from microagent.workspace.files import (
@@ -22,6 +21,7 @@ from microagent.workspace.files import (
     open_append,
     open_directory,
     read_file,
+    remove_tree,
     write_atomic,
 )
 from microagent.workspace.record import Record, from_bytes
@@ -53,18 +53,23 @@ class Store:
         self._fd = open_directory(self._root)
         for leftover in listing(self._fd):
             if leftover.startswith("."):
-                shutil.rmtree(leftover, dir_fd=self._fd)
+                remove_tree(self._fd, leftover)
+        # By workspace: asking every file at each new workspace would make the five hundredth a slow one.
+        self._uids: dict[str, int] = {}
         for name in self.names():
-            with suppress(HostError), self._directory(name) as directory:
-                drop_unfinished(directory)
+            # A damaged one can never run: its uids are free.
+            with suppress(HostError):
+                with self._directory(name) as directory:
+                    drop_unfinished(directory)
+                self._uids[name] = self.load(name).mediator_uid
 
     def close(self) -> None:
         """Gives the directory's descriptor back."""
         os.close(self._fd)
 
     def names(self) -> list[str]:
-        """Names of all workspaces, sorted."""
-        return [name for name in listing(self._fd) if not name.startswith(".")]
+        """Names of all workspaces, sorted; what has another kind of name is none of ours."""
+        return [name for name in listing(self._fd) if is_name(name)]
 
     def path(self, name: str, file: str = "") -> Path:
         """The path of a workspace's directory, or of a file in it."""
@@ -75,7 +80,9 @@ class Store:
         name = checked_name(spec.name)
         if name in self.names():
             raise ApiError("conflict", f"workspace {name} exists already", f"microagent delete {name}")
-        uid = self._free_uids()
+        # Two workspaces never share one.
+        taken = set(self._uids.values())
+        uid = next(uid for uid in count(FIRST_UID, 2) if uid not in taken)
         record = Record(spec=spec, mediator_uid=uid, guest_uid=uid + 1, created=now, ca_made=now)
         draft = f".new-{name}"
         os.mkdir(draft, 0o700, dir_fd=self._fd)
@@ -86,16 +93,22 @@ class Store:
                 write_atomic(directory, RECORD, record.to_bytes())
             os.rename(draft, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except BaseException:
-            shutil.rmtree(draft, dir_fd=self._fd)
+            remove_tree(self._fd, draft)
             raise
         os.fsync(self._fd)
+        self._uids[name] = uid
         return record
 
     def load(self, name: str) -> Record:
         """The stored workspace; ApiError `not_found`, or HostError when its file is damaged."""
+        path = self.path(name, RECORD)
         try:
             with self._directory(name) as directory:
-                return from_bytes(read_file(directory, RECORD), str(self.path(name, RECORD)))
+                try:
+                    return from_bytes(read_file(directory, RECORD), str(path))
+                except OSError as error:
+                    hint = "delete the workspace and create it anew"
+                    raise HostError(f"{path} cannot be read: {error.strerror}", hint) from error
         except FileNotFoundError as error:
             raise ApiError("not_found", f"there is no workspace {name}", "microagent ps") from error
 
@@ -163,19 +176,9 @@ class Store:
             os.rename(name, gone, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except FileNotFoundError:
             return False
-        shutil.rmtree(gone, dir_fd=self._fd)
+        self._uids.pop(name, None)
+        remove_tree(self._fd, gone)
         return True
-
-    def _free_uids(self) -> int:
-        """The lowest pair of uids (mediator, guest) that no workspace has; two workspaces never share one."""
-        taken = {record.mediator_uid for record in self._readable()}
-        return next(uid for uid in count(FIRST_UID, 2) if uid not in taken)
-
-    def _readable(self) -> Iterator[Record]:
-        """All but damaged ones, which can never run."""
-        for name in self.names():
-            with suppress(HostError):
-                yield self.load(name)
 
     @contextmanager
     def _directory(self, name: str) -> Iterator[int]:

@@ -24,6 +24,11 @@ def test_metrics_stay_on_this_machine(tmp_path: Path, address: str) -> None:
     assert load(written(tmp_path / "agent.yaml", f"metrics: '{address}'\n")).metrics == address
 
 
+def test_receivers_of_records(tmp_path: Path) -> None:
+    found = load(written(tmp_path / "agent.yaml", "syslog: /dev/log\notlp: http://127.0.0.1:4318/v1/logs\n"))
+    assert (found.syslog, found.otlp) == (Path("/dev/log"), "http://127.0.0.1:4318/v1/logs")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -38,6 +43,12 @@ def test_metrics_stay_on_this_machine(tmp_path: Path, address: str) -> None:
         "metrics: localhost:9464",
         "metrics: 127.0.0.1:0",
         "metrics: 127.0.0.1:65536",
+        "syslog: dev/log",
+        "otlp: 127.0.0.1:4318",
+        "otlp: ftp://127.0.0.1/v1/logs",
+        "otlp: http://user:secret@127.0.0.1/v1/logs",
+        "otlp: 'http://127.0.0.1/v1 logs'",
+        "otlp: http://[::1/v1/logs",
         "private: 10.0.0.0/8",
         "private: [intra.test]",
         "private: [10.0.0.1/8]",

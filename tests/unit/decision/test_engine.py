@@ -84,3 +84,12 @@ def test_every_reason_is_a_word_and_a_sentence() -> None:
         assert len(reason.meaning.split()) >= 4
     assert Reason("quic") is Reason.QUIC
     assert len({reason.meaning for reason in Reason}) == len(Reason)
+
+
+@pytest.mark.parametrize("proto", [Proto.TCP, Proto.UDP])
+def test_only_what_may_hold_http_to_a_public_resolver_is_taken_for_dns_over_https(proto: Proto) -> None:
+    def signals(proto: Proto) -> tuple[str, ...]:
+        return Engine(Mode.GUARDED, NOTHING).decide(Question(proto, 8443, address=ip_address("1.1.1.1"))).signals
+
+    assert signals(proto) == (Signal.DIRECT_IP_NO_SNI,)
+    assert Signal.DNS_OVER_HTTPS in signals(Proto.TLS)

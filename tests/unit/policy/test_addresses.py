@@ -232,3 +232,13 @@ def test_python_knows_no_block_that_we_lack() -> None:
         address = IPv4Address(step)
         if address.is_private and not any(address in block for block in documentation):
             assert classify(address).kind is not PUBLIC, address
+
+
+def test_what_is_added_to_the_table_is_looked_for_in_every_address_that_is_carried() -> None:
+    """Teredo carries two: the server first, then the client with its bits inverted (RFC 4380 section 4)."""
+    teredo = ip_address("2001:0:cb00:7105:0:0:34ff:8ef6")
+    assert decode(teredo) == (ip_address("203.0.113.5"), ip_address("203.0.113.9"))
+    assert classify(teredo).kind is PUBLIC
+    for carried in decode(teredo):
+        assert classify(teredo, frozenset({carried})).kind is NEVER
+        assert classify(teredo, extra_private=(ip_network(carried),)).kind is PRIVATE

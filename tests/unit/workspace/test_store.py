@@ -130,3 +130,31 @@ def test_a_renewed_ca_is_stored_with_its_date(store: Store) -> None:
     store.renew_ca(record, (b"new", b"newer"), "2026-02-02T00:00:00.000000Z")
     assert store.ca("a") == (b"new", b"newer")
     assert store.load("a").ca_made.startswith("2026-02")
+
+
+def test_what_is_no_workspace_is_let_be_and_links_are_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "precious").mkdir(parents=True)
+    (elsewhere / RECORD).write_text("{}")
+    root = tmp_path / "state" / "workspaces"
+    root.mkdir(parents=True, mode=0o755)
+    (root / "lost+found").mkdir()
+    (root / "empty").mkdir()
+    (root / "file").write_text("")
+    (root / "link").symlink_to(elsewhere)
+    (root / ".new-link").symlink_to(elsewhere)
+    (root / ".new-file").write_text("")
+    (root / ".gone-a").mkdir()
+    (root / ".gone-a" / "link").symlink_to(elsewhere)
+    made = Store(tmp_path / "state")
+    try:
+        assert sorted(path.name for path in root.iterdir()) == ["empty", "file", "link", "lost+found"]
+        assert made.names() == ["empty", "file", "link"]
+        for name in made.names():
+            with pytest.raises(HostError):
+                made.load(name)
+        assert made.create(spec("a"), CA, NOW).mediator_uid == FIRST_UID
+        assert made.remove("link")
+    finally:
+        made.close()
+    assert (elsewhere / "precious").is_dir()

@@ -1,0 +1,87 @@
+"""What a mediator that has been taken over could still do: as itself, after all four stages, and before them."""
+
+import errno
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from microagent.mediator.confine import confine
+
+pytestmark = pytest.mark.kernel
+
+UID = 61234
+
+
+def _open(domain: int, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> None:
+    socket.socket(domain, kind, protocol).close()
+
+
+def _connect_to(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.connect(path)
+
+
+ATTEMPTS: dict[str, Callable[[Path], object]] = {
+    "an internet socket": lambda _: _open(socket.AF_INET),
+    "an IPv6 socket": lambda _: _open(socket.AF_INET6),
+    "a unix socket": lambda _: _open(socket.AF_UNIX),
+    "a netlink socket": lambda _: _open(socket.AF_NETLINK, socket.SOCK_RAW),
+    "a packet socket": lambda _: _open(socket.AF_PACKET, socket.SOCK_RAW),
+    "a raw socket": lambda _: _open(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "the host's services": lambda place: _connect_to(str(place / "service")),
+    "a file that all may read": lambda place: (place / "readable").read_bytes(),
+    "a new file": lambda place: (place / "new").write_bytes(b""),
+    "a program": lambda _: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0),
+    "another process": lambda _: os.kill(os.getppid(), 0),
+    "another uid": lambda _: os.setuid(0),
+}
+LEFT = {"an internet socket", "an IPv6 socket"}
+
+
+def attempts(place: Path) -> dict[str, int]:
+    """For each attempt 0, or the error it ended with."""
+    found = {}
+    for name, attempt in ATTEMPTS.items():
+        try:
+            attempt(place)
+            found[name] = 0
+        except OSError as error:
+            found[name] = error.errno or -1
+    return found
+
+
+def in_a_child(place: Path, *, confined: bool) -> dict[str, int]:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if confined:
+                confine(UID, 64)
+            os.write(writing, json.dumps(attempts(place)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        found: dict[str, int] = json.loads(answer.read())
+    os.waitpid(pid, 0)
+    return found
+
+
+def test_only_the_internet_is_left_to_a_confined_process() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory, socket.socket(socket.AF_UNIX) as service:
+        place = Path(directory)
+        place.chmod(0o777)
+        (place / "readable").write_bytes(b"x")
+        service.bind(str(place / "service"))
+        service.listen()
+        (place / "service").chmod(0o777)
+        assert in_a_child(place, confined=False) == dict.fromkeys(ATTEMPTS, 0)
+        (place / "new").unlink()
+        after = in_a_child(place, confined=True)
+    assert {name for name, code in after.items() if code == 0} == LEFT
+    assert set(after.values()) <= {0, errno.EPERM, errno.EACCES}
