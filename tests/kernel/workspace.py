@@ -24,6 +24,7 @@ from tests.records import violations
 from microagent.agent.mediators import Mediator, Nursery
 from microagent.api.control import MediatorSettings
 from microagent.api.limits import DEFAULT_LIMITS, Limits
+from microagent.audit.chain import head
 from microagent.demo import world
 from microagent.demo.internet import Internet
 from microagent.host import links, netns
@@ -87,8 +88,10 @@ class Workspace:
         upstream_ca: str = "",
         limits: Limits = DEFAULT_LIMITS,
         own_endpoints: Sequence[str] = (),
+        log_directory: Path | None = None,
     ) -> None:
         self._undo = ExitStack()
+        self._closed = False
         self.internet = internet
         self.name, self.mode, self.resolvers = name, mode, tuple(resolvers)
         self.search, self.private = tuple(search), tuple(private)
@@ -97,7 +100,7 @@ class Workspace:
         self.policy = _policy(allow, passthrough)
         self.directory = directory / name
         self.directory.mkdir(mode=0o700)
-        self.log = self.directory / "egress.jsonl"
+        self.log = (log_directory or self.directory) / "egress.jsonl"
         with ExitStack() as undo:
             self._build(undo)
             self._undo = undo.pop_all()
@@ -158,9 +161,9 @@ class Workspace:
         return netns.run_inside(self.network.path, function)
 
     def records(self, *events: str) -> list[Record]:
-        """The log so far, or those of its records that are of one of `events`."""
-        lines = self.log.read_text("utf-8").splitlines()
-        found: list[Record] = [json.loads(line) for line in lines]
+        """The log so far, or those of its records that are of one of `events`; without a line that was torn."""
+        lines = self.log.read_bytes().splitlines()
+        found: list[Record] = [json.loads(line) for line in lines if head(line)]
         return [record for record in found if not events or record["event"] in events]
 
     def wait_for(self, event: str, **fields: object) -> Record:
@@ -176,6 +179,9 @@ class Workspace:
 
     def close(self) -> None:
         """Take everything down, in reverse, and hold what was recorded against the schema; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         self._undo.close()
         wrong = violations(self.log.read_bytes().split(b"\n"))
         assert wrong == [], "\n".join(wrong[:10])

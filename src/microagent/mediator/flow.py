@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 
-from microagent.audit.record import Record
 from microagent.decision.engine import Proto
 from microagent.decision.verdict import Reason, Tls
 from microagent.flows import records
@@ -237,13 +236,9 @@ class Flow:
         relay.start()
 
     def _join(self, guest: PlainChannel | TlsChannel, upstream: PlainChannel | TlsChannel, talk: Conversation) -> None:
-        def write(record: Record) -> None:
-            if not self._services.write(record):
-                raise OSError("the record cannot be written")
-
         self._talk = talk
-        half_closed = self._services.limits.half_closed_seconds
-        relay = ChannelRelay(self._services.reactor, guest, upstream, talk, write, self._ended, half_closed)
+        services, idle = self._services, self._services.limits.half_closed_seconds
+        relay = ChannelRelay(services.reactor, guest, upstream, talk, services.write, self._ended, idle)
         self._relay = relay
         self._bound(relay)
         relay.start()

@@ -109,11 +109,14 @@ class ChannelRelay:
         guest: Channel,
         upstream: Channel,
         conversation: Conversation,
-        write: Callable[[Record], None],
+        write: Callable[[Record], bool],
         closed: Callable[[str], None],
         half_closed_seconds: float,
     ) -> None:
-        """`half_closed_seconds`: how long a guest that has ended its side may wait without a byte."""
+        """`write` says whether it could.
+
+        `half_closed_seconds`: how long a guest that has ended its side may wait without a byte.
+        """
         self._reactor = reactor
         self._half_closed_seconds = half_closed_seconds
         self._half_closed: Timer | None = None
@@ -245,14 +248,18 @@ class ChannelRelay:
         return True
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        recorded = True
         for effect in effects:
             match effect:
                 case ToUpstream(data):
-                    self._upstream.send(data)
+                    if recorded:
+                        self._upstream.send(data)
                 case ToGuest(data):
                     self._guest.send(data)
                 case Write(record):
-                    self._write(record)
+                    if not self._write(record):
+                        # What the server has answered is the guest's, and nothing more is asked of it.
+                        recorded, self._finishing = False, "the record cannot be written"
                 case Finish(why):
                     self._finishing = why
 
