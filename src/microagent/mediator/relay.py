@@ -5,7 +5,6 @@ What is read goes through a conversation, which says what to send where. A side 
 has more than a little left to take: that is all the back-pressure there is, and the kernel passes it on.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -176,10 +175,9 @@ class ChannelRelay:
 
     def _record_what_is_left(self) -> None:
         """However it ends, the requests that were under way are on record."""
-        with contextlib.suppress(OSError):  # nothing can be written any more, which is why it ends
-            for effect in self._conversation.upstream_ended(self._reactor.now):
-                if isinstance(effect, Write):
-                    self._write(effect.record)
+        for effect in self._conversation.upstream_ended(self._reactor.now):
+            if isinstance(effect, Write):
+                self._write(effect.record)
 
     def _guest_ready(self, mask: int) -> None:
         # While a response is awaited the guest is not read, so a reset would otherwise go unnoticed.
