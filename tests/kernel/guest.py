@@ -42,6 +42,14 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Wire:
+    """The guest's end of the wire: a descriptor that takes one frame a write, and what to put before each."""
+
+    fd: int
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a TCP conversation came to: `error` is "" or the exception's name, `data` all that was received."""
 
@@ -70,10 +78,18 @@ class LinuxGuest:
         self._thread = threading.Thread(target=self._shuttle, name="guest", daemon=True)
         self._thread.start()
 
-    def inject(self, frame: bytes) -> None:
-        """Put a raw Ethernet frame on the wire, as a guest with a raw socket would."""
-        with contextlib.suppress(OSError):  # the tap is down: the frame is gone, as on any wire
-            os.write(self._wire, b"\0" * self._header + frame)
+    @property
+    def wire(self) -> Wire:
+        """For a process that writes more than this one can."""
+        return Wire(self._wire, b"\0" * self._header)
+
+    def inject(self, frame: bytes, header: bytes = b"") -> None:
+        """Put a raw Ethernet frame on the wire, as a guest with a raw socket would.
+
+        `header` is what a driver of its own would say of the frame (struct virtio_net_hdr), by default nothing.
+        """
+        with contextlib.suppress(OSError):  # the tap is down, or refuses it: the frame is gone, as on any wire
+            os.write(self._wire, header.ljust(self._header, b"\0") + frame)
 
     def run(self, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a program of the machine's in the guest, with the guest's resolv.conf."""

@@ -1,123 +1,232 @@
-"""Frames no honest guest sends: spoofed, tagged, of other protocols. None leaves, each is counted exactly."""
+"""Frames no honest guest sends: none leaves the machine, and each is counted exactly and recorded."""
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_LSRR, fragment
-from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_RA, IPv6
-from scapy.layers.l2 import ARP, GRE, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
-from scapy.packet import Packet, Raw
+from pyroute2 import IPRoute
+from scapy.layers.inet import ICMP, TCP, UDP, fragment
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
 from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.frames import (
+    BROKEN_DATAGRAMS,
+    FRAMES,
+    GATEWAY_IP,
+    GUEST_IP,
+    PIECES,
+    driver_lies,
+    ether,
+    ip,
+    tcp_in_pieces,
+)
+from tests.kernel.workspace import Workspace
 
-from microagent.api.link import GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC
+from microagent.api.link import GATEWAY_MAC, GUEST_MAC
 from microagent.demo import world
 from microagent.demo.oracle import Destination, Oracle
 
 pytestmark = pytest.mark.kernel
 
 API_TLS = Destination("tcp", world.API, 443)
-SYN = TCP(sport=4321, dport=443, flags="S")
-COUNT = 5
+_PATIENCE = 20.0
 
 
-def ether(**more: object) -> Packet:
-    """The header of an honest frame."""
-    return Ether(**{"src": GUEST_MAC, "dst": GATEWAY_MAC} | more)
+def reaches_api(lab: Workspace) -> None:
+    """The control: the same guest, the same wire, an honest connection; its frames are behind all others."""
+    answer = lab.guest.curl("https://api.ok.test/")
+    assert answer.stdout == "hello from api.ok.test\n", answer.stderr
 
 
-def ip(**more: object) -> Packet:
-    """The header of an honest packet to a host that is allowed, so that its protocol alone is what is refused."""
-    return IP(**{"src": str(GUEST.ip), "dst": world.API} | more)
+def dropped(lab: Workspace) -> Counter[str]:
+    """What the kernel has counted: kind -> packets."""
+    counted = lab.network.counters()
+    return Counter({name[5:]: packets for name, (packets, _) in counted.items() if name[:5] == "drop_" and packets})
 
 
-# what the record calls it -> frames that must be counted as that, and must go nowhere
-FRAMES: dict[str, tuple[str, Callable[[], list[Packet]]]] = {
-    "source-address": ("spoof", lambda: [ether() / ip(src="10.43.0.77") / SYN]),
-    "source-of-the-host": ("spoof", lambda: [ether() / ip(src=world.HOST) / SYN]),
-    "source-zero": ("spoof", lambda: [ether() / ip(src="0.0.0.0") / UDP(dport=53)]),
-    "source-mac": ("spoof", lambda: [ether(src="02:00:00:00:00:99") / ip() / SYN]),
-    "ipv6-echo": ("ipv6", lambda: [ether() / IPv6(src="fe80::2", dst=world.EVIL_V6) / ICMPv6EchoRequest()]),
-    "ipv6-tcp": ("ipv6", lambda: [ether() / IPv6(src="fe80::2", dst=world.EVIL_V6) / SYN]),
-    "ipv6-router": ("ipv6", lambda: [ether(dst="33:33:00:00:00:01") / IPv6(dst="ff02::1") / ICMPv6ND_RA()]),
-    "vlan": ("vlan", lambda: [ether() / Dot1Q(vlan=7) / ip() / SYN]),
-    "vlan-zero": ("vlan", lambda: [ether() / Dot1Q(vlan=0) / ip() / SYN]),
-    "vlan-twice": ("vlan", lambda: [ether() / Dot1AD(vlan=0) / Dot1Q(vlan=0) / ip() / SYN]),
-    "arp-for-the-host": ("arp", lambda: [ether(dst="ff:ff:ff:ff:ff:ff") / ARP(psrc=str(GUEST.ip), pdst=world.HOST)]),
-    "arp-as-the-gateway": (
-        "arp",
-        lambda: [ether() / ARP(op=2, hwsrc=GUEST_MAC, psrc=str(GATEWAY.ip), pdst=str(GATEWAY.ip))],
-    ),
-    "lldp": ("ethertype", lambda: [ether(type=0x88CC) / Raw(b"x" * 50)]),
-    "pppoe": ("ethertype", lambda: [ether(type=0x8863) / Raw(b"x" * 50)]),
-    "snap": ("ethertype", lambda: [Dot3(src=GUEST_MAC, dst=GATEWAY_MAC) / LLC() / SNAP(code=0x800) / ip() / SYN]),
-    "ping-outside": ("icmp", lambda: [ether() / ip() / ICMP()]),
-    "icmp-redirect": ("icmp", lambda: [ether() / ip(dst=str(GATEWAY.ip)) / ICMP(type=5, gw=str(GUEST.ip))]),
-    "gre": ("proto", lambda: [ether() / ip() / GRE() / ip() / SYN]),
-    "sctp": ("proto", lambda: [ether() / ip(proto=132) / Raw(b"x" * 32)]),
-    "protocol-253": ("proto", lambda: [ether() / ip(proto=253) / Raw(b"x" * 32)]),
-    "source-route": ("options", lambda: [ether() / ip(options=[IPOption_LSRR(routers=[world.EVIL])]) / SYN]),
-    "multicast": ("multicast", lambda: [ether() / ip(dst="224.0.0.251") / UDP(dport=5353)]),
-    "broadcast": ("multicast", lambda: [ether() / ip(dst="255.255.255.255") / UDP(dport=67)]),
-}
+def recorded(lab: Workspace) -> Counter[str]:
+    """What the records say in all."""
+    sums: Counter[str] = Counter()
+    for record in lab.records("egress_drop"):
+        assert record["first"] <= record["last"] <= record["ts"]
+        sums[record["what"]] += record["packets"]
+    return sums
 
 
-@pytest.mark.parametrize("case", FRAMES)
-def test_what_is_not_relayed_is_dropped_and_counted_exactly(
-    oracle: Oracle, workspace: MakeWorkspace, case: str
-) -> None:
-    what, make = FRAMES[case]
+def until_recorded(lab: Workspace, expected: Counter[str]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while recorded(lab) != expected:
+        assert time.monotonic() < deadline, (recorded(lab), expected)
+        time.sleep(0.1)
+
+
+def test_what_is_not_relayed_is_dropped_and_counted_exactly(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["api.ok.test"])
-    for frame in make() * COUNT:
+    reaches_api(lab)
+    expected: Counter[str] = Counter()
+    for what, make in FRAMES.items():
+        for frame in make():
+            before = dropped(lab)
+            lab.guest.inject(bytes(frame))
+            assert dropped(lab) - before == Counter({what: 1}), frame.show(dump=True)
+            expected[what] += 1
+        reaches_api(lab)
+        assert oracle.leaks({API_TLS}, {"api.ok.test"}) == (), what
+    until_recorded(lab, expected)
+    assert all(packets == 0 for name, (packets, _) in lab.network.counters().items() if name.startswith("refused"))
+
+
+def test_the_guest_teaches_the_kernel_nothing(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """F2, F5: its own address is pinned, other claims are not heard, and nobody answers for other addresses."""
+    lab = workspace(allow=["api.ok.test"])
+    before = lab.in_netns(_neighbours)
+    lab.guest.received.clear()
+    for frame in [*FRAMES["arp"](), *FRAMES["ipv6"]()]:
         lab.guest.inject(bytes(frame))
-    # The control: the same guest, the same wire, an honest connection. Its frames were behind the others.
-    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
-    told = 0
-    while told < COUNT:  # in one record or in several; wait_for gives up when none is added
-        told = sum(record["packets"] for record in lab.records("egress_drop") if record["what"] == what)
-        if told < COUNT:
-            lab.wait_for("egress_drop", what=what)
-    assert told == COUNT
-    assert {record["what"] for record in lab.records("egress_drop")} == {what}
+    for asker in (GUEST_IP, "0.0.0.0"):
+        lab.guest.inject(bytes(ether(dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=GUEST_MAC, psrc=asker, pdst=GATEWAY_IP)))
+    reaches_api(lab)
+    answers = [Ether(frame) for frame in tuple(lab.guest.received) if frame[12:14] == b"\x08\x06"]
+    assert {(answer[ARP].psrc, answer[ARP].hwsrc) for answer in answers if answer[ARP].op == 2} == {
+        (GATEWAY_IP, GATEWAY_MAC)
+    }
+    assert lab.in_netns(_neighbours) == before == [(GUEST_IP, GUEST_MAC)]
+    assert lab.in_netns(Path("/proc/thread-self/net/if_inet6").read_text) == ""
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
 
 
-def test_fragments_that_reassemble_are_judged_whole_and_others_die(oracle: Oracle, workspace: MakeWorkspace) -> None:
+def _neighbours() -> list[tuple[str, str]]:
+    with IPRoute() as kernel:
+        return [(m.get_attr("NDA_DST"), m.get_attr("NDA_LLADDR")) for m in kernel.get_neighbours(family=2)]
+
+
+def test_pieces_that_do_not_make_a_whole_are_counted_by_the_datagram(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["api.ok.test"])
-    whole = ip() / UDP(sport=4000, dport=443) / Raw(b"x" * 2000)
-    for piece in fragment(whole, 800):
+    for frame in PIECES():
+        lab.guest.inject(bytes(frame))
+    reaches_api(lab)
+    until_recorded(lab, Counter(fragment=BROKEN_DATAGRAMS))
+    assert not lab.records("egress_udp_deny", "egress_udp_allow")
+    assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
+
+
+def test_a_flood_of_halves_takes_bounded_memory_and_is_counted_exactly(
+    oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    """F6, CVE-2018-5391."""
+    lab = workspace(allow=["api.ok.test"])
+    halves = 8000
+    half = bytearray(bytes(ether() / ip(flags="MF") / UDP(sport=1, dport=123) / Raw(b"x" * 1400)))
+    for ident in range(halves):
+        half[18:20] = ident.to_bytes(2, "big")
+        half[24:26] = _checksum(bytes(half[14:24]) + b"\0\0" + bytes(half[26:34]))
+        lab.guest.inject(bytes(half))
+    memory = lab.in_netns(Path("/proc/thread-self/net/sockstat").read_text).split("FRAG: inuse ")[1].split()
+    assert int(memory[2]) < 8 << 20, memory
+    reaches_api(lab)
+    until_recorded(lab, Counter(fragment=halves))
+    assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
+
+
+def _checksum(header: bytes) -> bytes:
+    total = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, len(header), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (~total & 0xFFFF).to_bytes(2, "big")
+
+
+def test_pieces_that_make_a_whole_are_judged_as_a_whole(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["api.ok.test"])
+    for piece in fragment(ip() / UDP(sport=4000, dport=443) / Raw(b"x" * 2000), 800):
         lab.guest.inject(bytes(ether() / piece))
     lab.wait_for("egress_udp_deny", dst=f"{world.API}:443")
-    for piece in fragment(ip(dst=world.EVIL, id=7) / UDP(dport=53) / Raw(b"x" * 2000), 800)[1:]:
+    for piece in fragment(ip(dst=world.EVIL, id=7) / UDP(dport=123) / Raw(b"x" * 2000), 8):
         lab.guest.inject(bytes(ether() / piece))
-    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    lab.wait_for("egress_udp_deny", dst=f"{world.EVIL}:123")
+    lab.guest.received.clear()
+    for frame in tcp_in_pieces():
+        lab.guest.inject(bytes(frame))
+    reaches_api(lab)
+    answers = [Ether(frame) for frame in tuple(lab.guest.received)]
+    assert any(TCP in answer and answer[TCP].dport == 4321 and answer[TCP].flags == "SA" for answer in answers)
+    assert dropped(lab) == Counter()
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
 
 
-@pytest.mark.parametrize("flags", ["A", "F", "FA", "R", "", "FPU", "SA", "SF"])
-def test_segments_of_no_connection_go_nowhere(oracle: Oracle, workspace: MakeWorkspace, flags: str) -> None:
+def test_no_router_answers_for_a_time_to_live(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """F7: a traceroute learns nothing of the host's way; the destination refuses at the first hop."""
     lab = workspace(allow=["api.ok.test"])
-    for address in (world.API, world.EVIL, world.METADATA):
-        for port in (22, 53, 443):
-            lab.guest.inject(
-                bytes(ether() / ip(dst=address) / TCP(sport=999, dport=port, flags=flags) / Raw(b"secret"))
-            )
-    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    lab.guest.received.clear()
+    for ttl in range(1, 31):
+        lab.guest.inject(bytes(ether() / ip(dst=world.EVIL, ttl=ttl) / UDP(sport=33000, dport=33434 + ttl)))
+    reaches_api(lab)
+    answers = [Ether(frame) for frame in tuple(lab.guest.received)]
+    said = Counter((a.src, a[ICMP].type, a[ICMP].code) for a in (p.getlayer("IP") for p in answers) if a and ICMP in a)
+    assert said == {(world.EVIL, 3, 3): 30}
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
 
 
-@pytest.mark.parametrize("size", [0, 1, 13, 14, 15, 33, 1515, 9000, 65000])
-def test_frames_of_any_length_hurt_nobody(oracle: Oracle, workspace: MakeWorkspace, size: int) -> None:
+def test_segments_of_no_connection_go_nowhere(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """F9: scans by ACK, FIN, NULL, Xmas and worse, a SYN with data, urgent data of no connection."""
     lab = workspace(allow=["api.ok.test"])
-    lab.guest.inject(bytes(ether() / ip() / UDP(dport=53))[:size].ljust(size, b"\xff"))
-    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    for flags in ("A", "F", "FA", "R", "RA", "", "FPU", "SA", "SF", "SR", "SFPU", "S", "SEC", "AU", "FSRPAUEC"):
+        for address in (world.API, world.EVIL, world.METADATA, GATEWAY_IP, world.HOST):
+            for port in (22, 53, 443):
+                segment = TCP(sport=999, dport=port, flags=flags, urgptr=3) / Raw(b"secret")
+                lab.guest.inject(bytes(ether() / ip(dst=address) / segment))
+    reaches_api(lab)
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
+
+
+def test_frames_of_any_length_and_drivers_that_lie_hurt_nobody(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["api.ok.test"])
+    datagram = bytes(ether() / ip() / UDP(dport=53))
+    for size in (*range(46), 1515, 9000, 65000, 65535):
+        lab.guest.inject(datagram[:size].ljust(size, b"\xff"))
+        lab.guest.inject(b"\xff" * size)
+    for header, frame in driver_lies():
+        lab.guest.inject(frame, header)
+    reaches_api(lab)
+    assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
+    assert lab.records("mediator_up")[1:] == []
+
+
+def test_no_port_of_any_address_of_the_hosts_answers(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """A9, E4, E5: all 65535 of TCP and UDP; each is refused by the rules, but for those of DNS."""
+    lab = workspace(allow=[".ok.test"])
+    trusted = b"\x02"  # the driver says that checksums are right (VIRTIO_NET_HDR_F_DATA_VALID)
+    addresses = (GATEWAY_IP, world.HOST, "127.0.0.1")
+    for address in addresses:
+        for kind in (TCP(sport=4321, flags="S"), UDP(sport=4321)):
+            frame = bytearray(bytes(ether() / ip(dst=address) / kind))
+            for port in range(1, 65536):
+                frame[36:38] = port.to_bytes(2, "big")
+                lab.guest.inject(bytes(frame), trusted)
+    reaches_api(lab)
+    counted = lab.network.counters()
+    refused = {name: counted[name][0] for name in counted if name.startswith("refused")}
+    quic = 2 * len(addresses)
+    each = 65534 * len(addresses)
+    assert refused == {"refused_inside_tcp": each, "refused_inside_udp": each - quic, "refused_udp": quic}
+    deadline = time.monotonic() + _PATIENCE
+    while (told := _refusals(lab)) != 2 * each:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+    assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()
+
+
+def _refusals(lab: Workspace) -> int:
+    """By the records."""
+    records = lab.records("egress_internal_deny", "egress_udp_internal_deny", "egress_udp_deny")
+    return sum(record.get("count", 1) for record in records)
 
 
 def test_nothing_of_the_hosts_listens_to_a_guest(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["api.ok.test"])
     for port in (22, 111, 631, 4000, 4053, 8080):
-        for address in (str(GATEWAY.ip), world.HOST):
+        for address in (GATEWAY_IP, world.HOST):
             answer = lab.guest.tcp(address, port, b"GET / HTTP/1.0\r\n\r\n")
             assert answer.error or answer.data.startswith(b"HTTP/1.1 4"), (address, port, answer)
-    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    reaches_api(lab)
     assert oracle.leaks({API_TLS}, {"api.ok.test"}) == ()

@@ -84,6 +84,27 @@ def test_guarded_relays_what_is_public_and_refuses_what_is_inside(oracle: Oracle
     assert oracle.leaks({TIME}) == ()
 
 
+def test_every_refusal_is_told_at_once_also_of_many(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """As a browser asks many hosts for QUIC at once: none of them may have to wait."""
+    lab = workspace("guarded")
+
+    def ask_all() -> list[str]:
+        said = []
+        for n in range(60):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(5)
+                sock.connect((f"203.0.113.{n}", 443))
+                sock.send(b"initial")
+                try:
+                    sock.recv(1)
+                except OSError as error:
+                    said.append(type(error).__name__)
+        return said
+
+    assert lab.guest.call(ask_all) == [REFUSED] * 60
+    assert oracle.leaks(()) == ()
+
+
 def test_off_relays_without_a_word(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace("off")
     assert ask(lab) == ("", b"what time is it")

@@ -6,6 +6,7 @@ the mediator does, however it ended: that is how its death is noticed, at once.
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,9 @@ from microagent.api.lines import connect, listen
 from microagent.errors import HostError
 from microagent.host.sockets import MediatorSockets
 
-# By counter of steer.nft: (packets, bytes).
+log = logging.getLogger(__name__)
+
+# By counter of steer.nft or host.ip_counters: (packets, bytes).
 Figures: TypeAlias = Mapping[str, tuple[int, int]]
 
 
@@ -209,10 +212,15 @@ class Mediator:
         self.ended.set_result(self._stopping or "died")
 
     async def _count(self) -> None:
-        """Answer with what was dropped, not more than once in _COUNT_SECONDS."""
+        """Answer with what was dropped, not more than once in _COUNT_SECONDS; the mediator asks no more until then."""
         await asyncio.sleep(_COUNT_SECONDS)
-        if not self.ended.done() and not self._stopping:
-            await self._tell_counts()
+        while not self.ended.done() and not self._stopping:
+            try:
+                await self._tell_counts()
+                return
+            except (HostError, OSError) as error:
+                log.warning("counters not read pid=%d reason=%r", self.pid, str(error))
+                await asyncio.sleep(_COUNT_SECONDS)
 
     async def _tell_counts(self) -> None:
         """The totals are for the next agent, to which this mediator will say them."""

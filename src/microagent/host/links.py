@@ -36,8 +36,12 @@ _SYSCTLS = {
     # tproxy sends packets on to 127.0.0.1 sockets by socket lookup, not by address; loopback stays closed to frames.
     f"net/ipv4/conf/{TAP}/route_localnet": "0",
     f"net/ipv4/conf/{TAP}/rp_filter": "1",
-    # Every refusal is an ICMP or a reset of its own; the default of 1000/s for the host would be spent by one guest.
+    # Every refusal is an ICMP of its own, and one a second for each guest would leave QUIC clients waiting. steer.nft
+    # says how many there may be.
+    "net/ipv4/icmp_ratemask": "0",
     "net/ipv4/icmp_echo_ignore_broadcasts": "1",
+    # Pieces of a datagram cross memory, one right behind the other; the default is half a minute.
+    "net/ipv4/ipfrag_time": "2",
 }
 
 

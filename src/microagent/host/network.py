@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from microagent.errors import HostError
-from microagent.host import links, netns, nft, sockets
+from microagent.host import ip_counters, links, netns, nft, sockets
 from microagent.host.generation import Generations
 from microagent.host.ruleset import Steering
 from microagent.host.sockets import MediatorSockets
@@ -111,8 +111,8 @@ class Network:
                 return False
             nft.apply("flush ruleset\n" + _ruleset(self.steering))
             self._fingerprint = nft.fingerprint()
-            # The kernel's counters began anew with the rules.
-            self._reported.clear()
+            # The rules' counters began anew with them; the kernel's own did not.
+            self._reported = {name: told for name, told in self._reported.items() if name in ip_counters.COUNTERS}
             return True
 
         return netns.run_inside(self.path, work)
@@ -127,12 +127,16 @@ class Network:
 
         Where those are higher than now, the rules were put back meanwhile and the kernel's counters began anew.
         """
-        now = netns.run_inside(self.path, nft.counters)
+        now = self.counters()
         self._reported = {name: min(figures, reported.get(name, figures)) for name, figures in now.items()}
 
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """What the kernel dropped or refused: counter of steer.nft or of ip_counters -> (packets, bytes)."""
+        return netns.run_inside(self.path, lambda: {**nft.counters(), **ip_counters.read()})
+
     def new_drops(self) -> dict[str, tuple[int, int]]:
-        """What the kernel dropped or refused since the last call: counter of steer.nft -> (packets, bytes)."""
-        now = netns.run_inside(self.path, nft.counters)
+        """What of it is new since the last call."""
+        now = self.counters()
         news: dict[str, tuple[int, int]] = {}
         for name, (packets, size) in now.items():
             old_packets, old_size = self._reported.get(name, (0, 0))

@@ -2,6 +2,7 @@
 
 A "refuse" or "inside" line is one packet of a kind that clients notice (TCP, UDP): it becomes a record, with the reason
 the engine gives. A "drop" line only says that counters have moved: the agent is asked for them, at most once a second.
+A "piece" line says that they may have moved when the kernel has given up waiting for the other pieces.
 The rules log at a limited rate; the refusals beyond it are recorded as a number, so that all records together say
 exactly what the counters say.
 """
@@ -26,6 +27,8 @@ _PACKET = 4 << 8 | 0
 _ATTR_PAYLOAD = 9
 _ATTR_PREFIX = 10
 _BATCH = 64
+# The kernel waits two seconds for the rest of a datagram (host/links.py); one line a second may stand for more pieces.
+_GIVEN_UP_SECONDS = 4.0
 
 # Counters of steer.nft for what was refused: the protocol, and whether the destination was inside.
 _REFUSALS = {
@@ -67,8 +70,10 @@ class KernelLog:
                     self._refused_untrusted(payload, inside=prefix == b"inside")
                 elif not self._heard:
                     self._heard = _now()
-                # There may be more of its kind than lines.
-                self._counters_moved()
+                if prefix == b"piece":
+                    self._services.reactor.later(_GIVEN_UP_SECONDS, self._counters_moved)
+                else:  # there may be more of its kind than lines
+                    self._counters_moved()
 
     def settle(self, counts: Mapping[str, tuple[int, int]]) -> None:
         """The counters' increase since the last time: (packets, bytes) by name. What has no record yet gets one."""

@@ -72,7 +72,7 @@ class Mediator:
         self._services = services
         self._agent = AgentLine(services.reactor, control, self._obey, services.fault, self._unwanted)
         self._settings = settings
-        self._asked_for_counters = False
+        self._asked_for_counters = self._moved_since = False
         self._why = "stopped"
         self._listener: Listener | None = None
         self._udp: UdpRelay | None = None
@@ -153,9 +153,11 @@ class Mediator:
 
     def _settle(self, counts: dict[str, list[int]]) -> None:
         """Exact counts, from the kernel's counters by way of the agent."""
-        self._asked_for_counters = False
+        moved, self._asked_for_counters, self._moved_since = self._moved_since, False, False
         assert self._kernel_log is not None  # noqa: S101  (start came first)
         self._kernel_log.settle({name: (packets, size) for name, (packets, size) in counts.items()})
+        if moved:
+            self._ask_for_counters()
 
     def _record(self, message: Message) -> None:
         self._services.write(Record(Event(message["event"]), message["fields"]))
@@ -170,8 +172,13 @@ class Mediator:
     # --- to the agent
 
     def _ask_for_counters(self) -> None:
-        """Not more than one question at a time; the agent waits a second before it answers."""
-        if self._agent.connected and not self._asked_for_counters:
+        """Not more than one question at a time; the agent waits a second before it answers.
+
+        What moves before the answer is here may have moved after the agent looked, so it asks once more.
+        """
+        if self._asked_for_counters:
+            self._moved_since = True
+        elif self._agent.connected:
             self._asked_for_counters = True
             self._agent.send({"counts": True})
 

@@ -1,0 +1,24 @@
+"""What the kernel drops before any rule sees it, in the kernel's own words: /proc/net/snmp (proc(5), RFC 4293).
+
+Pieces of a datagram are put together first (nf_defrag_ipv4), and given up when one does not come in time (links.py
+says how long), when they overlap, when there is no room. A header that contradicts itself or its checksum goes no
+further than that. Both are named here as the counters of steer.nft are, among which they are reported.
+"""
+
+from pathlib import Path
+from typing import Final
+
+# Of datagrams that did not become whole; of packets whose header is wrong.
+COUNTERS: Final = {"drop_fragment": ("ReasmFails",), "drop_header": ("InHdrErrors", "InTruncatedPkts")}
+_TABLES: Final = ("snmp", "netstat")
+
+
+def read() -> dict[str, tuple[int, int]]:
+    """name -> (packets, 0: nobody counts their bytes), since the calling thread's namespace was made."""
+    figures: dict[str, int] = {}
+    for table in _TABLES:
+        lines = [line.split() for line in Path("/proc/thread-self/net", table).read_text().splitlines()]
+        for names, values in zip(lines[::2], lines[1::2], strict=True):
+            if names[0] in ("Ip:", "IpExt:"):
+                figures.update(zip(names[1:], map(int, values[1:]), strict=True))
+    return {name: (sum(figures[figure] for figure in parts), 0) for name, parts in COUNTERS.items()}
