@@ -29,10 +29,12 @@ class Bucket:
         self._what = what
         self._burst, self._rate = allowance
         self._left = self._burst
-        self._at = 0.0
+        self._at: float | None = None  # when it was last filled: not before it was first drawn from
 
     def take(self, now: float) -> None:
         """One of them has come; raises ConnectionFault (ENHANCE_YOUR_CALM)."""
+        if self._at is None:
+            self._at = now
         if self._left < 1.0:
             self._left = min(self._burst, self._left + (now - self._at) * self._rate)
             self._at = now

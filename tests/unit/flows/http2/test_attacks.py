@@ -21,6 +21,8 @@ from hyperframe.frame import (
 from tests.unit.flows.http2.ends import GET, OK, POST, Ends, Fields
 
 from microagent.flows.http1 import ToGuest
+from microagent.flows.http2.limits import Bucket
+from microagent.wire.http2 import ConnectionFault
 
 CALM = 0xB
 
@@ -79,6 +81,18 @@ def test_a_flood_ends_in_enhance_your_calm(case: str) -> None:
     (record,) = [r for r in ends.records() if r["event"] == "egress_cap_exceeded"]
     assert record["limit"]
     assert ends.talk.from_guest(headers(99999), 1.0) == []
+
+
+def test_a_bucket_is_filled_once() -> None:
+    now = 12345.0  # the clock did not begin with us
+    bucket = Bucket("too many", (10.0, 1.0))
+    for _ in range(10):
+        bucket.take(now)
+    with pytest.raises(ConnectionFault):
+        bucket.take(now)
+    bucket.take(now + 1)
+    with pytest.raises(ConnectionFault):
+        bucket.take(now + 1)
 
 
 def test_what_comes_at_a_modest_rate_is_no_flood() -> None:
