@@ -101,8 +101,8 @@ async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
                 writer.write(SettingsFrame(0, flags=("ACK",)).serialize())
             if isinstance(frame, HeadersFrame):
                 frame.parse_body(memoryview(body))
-                path = dict(decoder.decode(frame.data))[":path"]
-                writer.write(b"".join(step.serialize() for step in SCRIPTS[str(path)]()))
+                path = dict(decoder.decode(frame.data, raw=True))[b":path"].decode()
+                writer.write(b"".join(step.serialize() for step in SCRIPTS[path]()))
     except (OSError, asyncio.IncompleteReadError):
         writer.close()
 
