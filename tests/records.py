@@ -47,13 +47,13 @@ def _validator(event: str) -> Draft202012Validator:
 
 
 class Witness:
-    """Holds every log below a directory against the schema when it is left; also those deleted meanwhile.
+    """Holds the logs of a state directory's workspaces against the schema when left; also those deleted meanwhile.
 
     How this works: a thread opens each log soon after it is there, and what is open can be read when it is gone.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, state_dir: Path) -> None:
+        self._directory = state_dir / "workspaces"
         self._files: dict[int, FileIO] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_around, name="witness", daemon=True)
@@ -77,8 +77,15 @@ class Witness:
             self._look()
 
     def _look(self) -> None:
-        for path in self._directory.glob("**/egress.jsonl*"):
+        for path in (path for workspace in _listed(self._directory) for path in workspace.glob("egress.jsonl*")):
             with suppress(OSError):
                 file = path.open("rb", buffering=0)
                 if self._files.setdefault(os.fstat(file.fileno()).st_ino, file) is not file:
                     file.close()
+
+
+def _listed(directory: Path) -> list[Path]:
+    """What is in it now; nothing while it is not there."""
+    with suppress(FileNotFoundError):
+        return list(directory.iterdir())
+    return []
