@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from microagent.audit import chain
+from microagent.audit.record import Event, Record, body
 from microagent.demo.lab import Lab
 
 pytestmark = pytest.mark.vm
@@ -41,6 +43,12 @@ def test_the_record_of_a_run_is_whole_here_and_elsewhere_until_it_is_touched(lab
     log.write_bytes(b"".join(written.splitlines(keepends=True)[:-2]))
     code, report = verify(lab, NAME)
     assert (code, "the log ends at record" in report["faults"][0]["what"]) == (1, True)
+    # A record that fits the chain, and that no agent sealed.
+    last = json.loads(written.splitlines()[-1])
+    forged = body(Record(Event.GAP, {"why": "x"}), ts=last["ts"], seq=last["seq"] + 1, ident="0" * 12, workspace=NAME)
+    log.write_bytes(written + chain.link(last["chain"], forged)[0])
+    code, report = verify(lab, NAME)
+    assert (code, "after the last seal" in report["faults"][0]["what"]) == (1, True)
     # Seals are not in the workspace's directory: putting all of that back brings none.
     log.write_bytes(written)
     assert verify(lab, NAME)[0] == 0

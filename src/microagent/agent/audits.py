@@ -20,12 +20,13 @@ _CHUNK = 1 << 20
 async def verify(request: web.Request) -> web.Response:
     """What is in the log, and all that is wrong with it."""
     services = request.app[FLEET].services
-    name = named(request).record.name
+    supervisor = named(request)
+    name, ended = supervisor.record.name, not supervisor.live
 
     def work() -> Report:
         # The seals first: what is written meanwhile is then only newer than they are.
         seals = services.seals.lines(name)
-        return verify_log(services.store.path(name, EGRESS), seals, services.seals.public_key)
+        return verify_log(services.store.path(name, EGRESS), seals, services.seals.public_key, ended=ended)
 
     report = await asyncio.to_thread(work)
     return web.json_response(report_json(report, fingerprint(services.seals.public_key)))

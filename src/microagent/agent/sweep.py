@@ -1,6 +1,7 @@
 """What an earlier agent left: cleaned up, but for the workspaces that run, which are the fleet's to take over."""
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 from microagent.agent.leftovers import clear
@@ -8,6 +9,7 @@ from microagent.agent.services import Services
 from microagent.errors import HostError
 from microagent.workspace.record import Record
 from microagent.workspace.states import LIVE, State
+from microagent.workspace.store import EGRESS
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,12 @@ def _settled(services: Services, record: Record) -> Record | None:
     if record.state is State.RUNNING:
         return record
     if record.spec.ephemeral:
+        services.outbox.keep(record.name, services.store.path(record.name))
         services.store.remove(record.name)
         services.seals.remove(record.name)
         return None
     if record.state not in LIVE:
         return record
+    with suppress(HostError, OSError):
+        services.seals.seal(record.name, services.store.last_line(record.name, EGRESS))
     return services.store.save(replace(record, state=State.STOPPED, reason="its agent was killed"))

@@ -30,12 +30,12 @@ _BLOCK = 1 << 20
 _LOG_NAME = re.compile(r"egress\.jsonl(?:\.[1-7])?")
 
 
-def verify_log(path: Path, seals: list[bytes], key: Ed25519PublicKey) -> Report:
-    """The log at `path` against seals that were read before it. OSError."""
+def verify_log(path: Path, seals: list[bytes], key: Ed25519PublicKey, *, ended: bool = False) -> Report:
+    """The log at `path` against seals that were read before it; `ended`: see `verify`. OSError."""
     files = logfile.open_all(path)
     try:
         found = [LogFile(Path(str(file.name)).name, _lines(file)) for file in files]
-        return verify(found, seals, key, SEALS)
+        return verify(found, seals, key, SEALS, ended=ended)
     finally:
         for file in files:
             file.close()
@@ -86,7 +86,8 @@ def verify_archive(path: Path) -> tuple[Report, Ed25519PublicKey]:
 
 def _lines(file: FileIO) -> Iterator[bytes]:
     for block in logfile.forward(file):
-        yield from block.data.splitlines()
+        # Not splitlines: a carriage return ends no line of ours.
+        yield from block.data.removesuffix(b"\n").split(b"\n")
 
 
 def _tar_lines(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:

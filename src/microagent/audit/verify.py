@@ -61,11 +61,16 @@ class Report:
             self.faults.append(fault)
 
 
-def verify(files: Iterable[LogFile], seals: Iterable[bytes], key: Ed25519PublicKey, seals_name: str) -> Report:
-    """Read a log, oldest file first, against its seals, oldest first; both as lines without newlines."""
+def verify(
+    files: Iterable[LogFile], seals: Iterable[bytes], key: Ed25519PublicKey, seals_name: str, *, ended: bool = False
+) -> Report:
+    """Read a log, oldest file first, against its seals, oldest first; both as lines without newlines.
+
+    `ended`: nobody writes it any more, so that its last record should be sealed.
+    """
     report = Report()
     vouched = list(_seals(report, seals, key, seals_name))
-    reading = _Reading(report, vouched)
+    reading = _Reading(report, vouched, ended)
     for file in files:
         report.files += 1
         reading.file(file)
@@ -91,8 +96,9 @@ def _seals(report: Report, lines: Iterable[bytes], key: Ed25519PublicKey, name: 
 
 
 class _Reading:
-    def __init__(self, report: Report, seals: list[Seal]) -> None:
+    def __init__(self, report: Report, seals: list[Seal], ended: bool) -> None:
         self._report = report
+        self._ended = ended
         self._last = seals[-1] if seals else None
         self._sealed = {seal.seq: seal for seal in seals}
         self._previous: Head | None = None
@@ -144,6 +150,9 @@ class _Reading:
             report.add(Fault(name, number, found.ts, what))
         elif check(before, line) is None:
             report.add(Fault(name, number, found.ts, f"record {found.seq} was changed, or the one before it was"))
+        if self._ended and self._last is not None and found.seq == self._last.seq + 1:
+            what = f"record {found.seq} came after the last seal, made at {self._last.ts} when all had ended"
+            report.add(Fault(name, number, found.ts, what))
         seal = self._sealed.get(found.seq)
         if seal is not None and seal.chain != found.chain:
             report.add(Fault(name, number, found.ts, f"record {found.seq} is not the one that was sealed at {seal.ts}"))

@@ -101,5 +101,7 @@ def _say(log: str, report: dict[str, Any]) -> None:
     word = "whole" if report["whole"] else "NOT whole"
     records = f"records {report['first']} to {report['last']}" if report["records"] else "no records"
     seals = f"sealed up to {report['sealed']} by {report['seals']} seals"
+    if report["sealed"] < report["last"]:
+        seals += ", and nothing vouches for those after it"
     say(f"{log}: {word}, {records} in {report['files']} file(s), {seals}")
     say(f"key {report['key']}")

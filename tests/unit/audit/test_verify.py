@@ -89,6 +89,24 @@ def test_tampering_is_found_where_it_is(case: str) -> None:
     assert len(found.faults) <= 3
 
 
+def test_a_forged_record_after_the_last_seal_is_found_once_all_has_ended() -> None:
+    """The chain is no secret: whoever may write the file can go on with it, but not sign."""
+    found = verify([LogFile("egress.jsonl", LINES)], seals((10, 20)), KEY.public_key(), "s")
+    assert (found.whole, found.sealed, found.last) == (True, 20, 30)
+    found = verify([LogFile("egress.jsonl", LINES)], seals((10, 20)), KEY.public_key(), "s", ended=True)
+    assert [(fault.line, "after the last seal" in fault.what) for fault in found.faults] == [(21, True)]
+    assert verify([LogFile("egress.jsonl", LINES)], SEALS, KEY.public_key(), "s", ended=True).whole
+
+
+@pytest.mark.parametrize("between", [b"\r\n", b"\r", b" \n", b"\n\n", b"\0\n"])
+def test_no_byte_between_the_lines_goes_unseen(tmp_path: Path, between: bytes) -> None:
+    log = tmp_path / "egress.jsonl"
+    log.write_bytes(b"\n".join(LINES) + b"\n")
+    assert verify_log(log, SEALS, KEY.public_key()).whole
+    log.write_bytes(b"\n".join(LINES[:20]) + between + b"\n".join(LINES[20:]) + b"\n")
+    assert not verify_log(log, SEALS, KEY.public_key()).whole
+
+
 def test_the_time_is_named() -> None:
     assert report(changed(LINES)).faults[0].ts == "2026-03-01T12:00:15.000000Z"
 
