@@ -4,10 +4,12 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pymysql
 import pytest
 from tests.kernel.conftest import MakeWorkspace
 from tests.kernel.programs import python_server, ready
@@ -154,3 +156,67 @@ def test_redis_answers(internet: Internet, oracle: Oracle, workspace: MakeWorksp
         assert lab.guest.run("redis-cli", "-h", NAME, "get", "key").stdout == "value\n"
     assert lab.wait_for("egress_close", host=NAME)["opaque"] is True
     assert oracle.leaks({Destination("tcp", world.PROGRAMS, 6379)}, {NAME}) == ()
+
+
+PGBOUNCER = """
+[databases]
+[pgbouncer]
+listen_addr = {address}
+listen_port = 5432
+unix_socket_dir =
+auth_type = any
+client_tls_sslmode = require
+client_tls_key_file = {pem}
+client_tls_cert_file = {pem}
+"""
+
+
+def test_psql_verifies_the_servers_own_certificate(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    lab = workspace(allow=[NAME])
+    with tempfile.TemporaryDirectory(prefix="pgbouncer-", dir="/tmp") as directory:
+        room = Path(directory)
+        room.chmod(0o755)
+        pem = room / "server.pem"
+        pem.write_bytes((internet.directory / f"{world.PROGRAMS}.pem").read_bytes())
+        config = room / "pgbouncer.ini"
+        config.write_text(PGBOUNCER.format(address=world.PROGRAMS, pem=pem))
+        tls = f"sslmode=verify-full sslrootcert={internet.ca}"
+        ask = ("psql", f"host={NAME} dbname=pgbouncer user=pgbouncer connect_timeout=10 {tls}", "-c", "SHOW VERSION")
+        with ready(internet, 5432, "pgbouncer", "-u", "nobody", str(config)):
+            answer = lab.guest.run(*ask)
+            assert "PgBouncer" in answer.stdout + answer.stderr, answer
+            assert lab.wait_for("egress_close", host=NAME)["opaque"] is True
+            elsewhere = workspace(allow=["api.ok.test"], name="elsewhere")
+            denied = elsewhere.guest.run(
+                *(word.replace("connect", f"hostaddr={world.PROGRAMS} connect") for word in ask)
+            )
+            assert "PgBouncer" not in denied.stdout + denied.stderr
+            elsewhere.wait_for("egress_deny", dst=f"{world.PROGRAMS}:5432")
+    assert oracle.leaks({Destination("tcp", world.PROGRAMS, 5432)}, {NAME}) == ()
+
+
+def test_a_mysql_client_is_served_in_plain_and_in_tls(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    lab = workspace(allow=[NAME])
+
+    def ask(**options: object) -> object:
+        plain = socket.create_connection((world.PROGRAMS, 3306), timeout=10)
+        client = pymysql.connect(host=NAME, user="root", defer_connect=True, **options)
+        client.connect(plain)
+        with client, client.cursor() as cursor:
+            cursor.execute("SELECT answer FROM questions")
+            return cursor.fetchall()
+
+    with python_server(internet, "mysql_origin.py"):
+        with pytest.raises((OSError, pymysql.MySQLError)):
+            lab.guest.call(ask)  # nobody has told the guest this address
+        lab.wait_for("egress_deny", dst=f"{world.PROGRAMS}:3306")
+        assert lab.guest.dig("+short", NAME).strip() == world.PROGRAMS
+        assert lab.guest.call(ask) == ((42,),)
+        trust = ssl.create_default_context(cafile=str(internet.ca))
+        assert lab.guest.call(lambda: ask(ssl=trust)) == ((42,),)
+    assert lab.wait_for("egress_close", host=NAME)["opaque"] is True
+    assert oracle.leaks({Destination("tcp", world.PROGRAMS, 3306)}, {NAME}) == ()
