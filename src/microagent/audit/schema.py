@@ -127,7 +127,8 @@ FIELDS: Final[Mapping[str, Field]] = {
     "failed": Field(_TEXTS, "those of them that did not hold; absent when all did"),
 }
 
-_DENIED: Final = (("dst", "flow", "reason"), ("count", "aggregated"))
+_TOGETHER: Final = ("count", "aggregated")
+_DENIED: Final = (("dst", "flow", "reason"), _TOGETHER)
 _ENDED: Final = ("dst", "proto", "bytes_out", "bytes_in", "duration_ms", "why", "flow")
 _ASKED: Final = ("server", "flow")
 
@@ -157,7 +158,7 @@ EVENTS: Final[Mapping[Event, Shape]] = {
         (*_ASKED, "qname", "qtype", "reason"),
         ("unlisted", "answers", "ttl", "rcode"),
     ),
-    Event.DNS_DENY: Shape("a question was refused", (*_ASKED, "reason"), ("qname", "qtype", "error")),
+    Event.DNS_DENY: Shape("a question was refused", ("reason",), ("qname", "qtype", "error"), (_ASKED, _TOGETHER)),
     Event.DNS_ERROR: Shape("nobody could answer it", (*_ASKED, "qname", "qtype", "error"), ("unlisted",)),
     Event.UDP_ALLOW: Shape(
         "the first datagram of a flow is about to leave",
@@ -197,9 +198,10 @@ EVENTS: Final[Mapping[Event, Shape]] = {
     ),
     Event.LOOP_GUARD: Shape(
         "refused, whatever the policy says: it would lead to the agent's own port, or to itself",
-        ("dst", "proto", "reason", "flow"),
+        ("proto", "reason"),
         ("host", "internal"),
-        fixed={"reason": {"const": str(Reason.LOOP)}},
+        (("dst", "flow"), _TOGETHER),
+        {"reason": {"const": str(Reason.LOOP)}},
     ),
     Event.DROP: Shape(
         "the kernel dropped packets of a kind that is never relayed",
@@ -271,8 +273,8 @@ def tables() -> str:
 def _fields(shape: Shape) -> str:
     """Those that every record has, then in brackets those that may be absent."""
     own = [name for name in shape.fields if name not in ANYWHERE]
-    may = ", ".join(name for name in own if name not in shape.needs)
-    return ", ".join(name for name in own if name in shape.needs) + (f" [{may}]" if may else "")
+    needed, may = (", ".join(n for n in own if (n in shape.needs) is sure) for sure in (True, False))
+    return " ".join(part for part in (needed, f"[{may}]" if may else "") if part)
 
 
 def _rows(fields: Mapping[str, Field]) -> list[tuple[str, str]]:

@@ -116,9 +116,14 @@ def refused_by_kernel(verdict: Verdict) -> Verdict:
     return replace(refusal(Reason.REFUSED_BEFORE, verdict.host, verdict.address), signals=verdict.signals)
 
 
-def more_refused(proto: str, packets: int, *, internal: bool, reason: str = "") -> Record:
-    """Refusals that have no record each, because there were too many: counted exactly, by the kernel or by us."""
-    fields: dict[str, Any] = {"proto": proto, "count": packets, "aggregated": True, "reason": reason}
+def more_refused(proto: str, packets: int, *, internal: bool) -> Record:
+    """Refusals by the kernel that have no record each, because there were too many: as many as it has counted."""
+    return refused_together(_DENIALS[proto == "udp", internal], proto, packets, "", internal=internal)
+
+
+def refused_together(event: Event, proto: str, count: int, reason: str, *, internal: bool) -> Record:
+    """Denials of one kind that have no record each, because there were too many."""
+    fields: dict[str, Any] = {"proto": proto, "count": count, "aggregated": True, "reason": reason}
     if internal:
         fields["internal"] = True
-    return Record(_DENIALS[proto == "udp", internal], fields)
+    return Record(event, fields)

@@ -117,6 +117,7 @@ class Mediator:
         assert self._udp is not None  # noqa: S101  (start came first)
         self._listener.close(self._why)
         self._udp.close(self._why)
+        self._services.denials.settle()
         self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why}))
 
     # --- the agent's messages

@@ -12,6 +12,7 @@ from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
 from microagent.flows.tcp import Sniffing
+from microagent.mediator.denials import DENIALS, Denials
 from microagent.mediator.journal import Journal
 from microagent.mediator.reactor import Reactor
 from microagent.mediator.resolve import Resolver
@@ -46,6 +47,10 @@ class Services:
     search: tuple[str, ...] = ()
     pipes: PipePool = field(default_factory=PipePool)
     mediated: bool = True
+    denials: Denials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.denials = Denials(self.reactor, self._append)
 
     @property
     def head_limits(self) -> HeadLimits:
@@ -63,9 +68,15 @@ class Services:
         return new_id()
 
     def write(self, record: Record) -> bool:
-        """Append a record; False when it could not be: then what it announces must not happen."""
-        if not self.mediated:
+        """Append a record; False when it could not be: then what it announces must not happen.
+
+        Of denials, when there are many, only the first of a second; the rest is counted.
+        """
+        if not self.mediated or (record.event in DENIALS and not self.denials.take(record)):
             return True
+        return self._append(record)
+
+    def _append(self, record: Record) -> bool:
         try:
             self.journal.write(record)
         except OSError as error:

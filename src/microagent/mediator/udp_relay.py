@@ -15,14 +15,13 @@ import errno
 import itertools
 import socket
 import struct
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 from microagent.api.link import GUEST, NOTE_ADDRESS, NOTE_REFUSED, NOTE_REFUSED_NO_MORE
 from microagent.audit.record import Event, Record, timestamp
-from microagent.flows import records
 from microagent.flows.udp import UdpDecision
 from microagent.mediator.channel import is_with_itself
 from microagent.mediator.reactor import IN
@@ -38,8 +37,7 @@ _ANCILLARY = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(4)
 _LARGEST = 65535
 # Datagrams handled in one turn before other descriptors get theirs.
 _BATCH = 64
-# A second's refusals: those that are recorded one by one, and those that are looked at at all.
-_RECORDED = 100
+# A second's refusals that are looked at at all.
 _REFUSED = 2000
 # As long as the rules keep a note (steer.nft).
 _NOTED_SECONDS = 10.0
@@ -62,7 +60,6 @@ class UdpRelay:
         self._idents = itertools.cycle(range(1, 65536))
         self._noted: dict[Endpoint, float] = {}
         self._refused = 0
-        self._unrecorded: Counter[tuple[bool, str]] = Counter()
         self._overflow = 0
         self._overflow_told = 0
         self._looked = datetime.now(UTC)
@@ -150,11 +147,7 @@ class UdpRelay:
 
     def _refuse(self, key: _Key, decision: UdpDecision) -> None:
         self._refused += 1
-        if self._refused <= _RECORDED:
-            self._services.write(decision.record())
-        else:
-            verdict = decision.verdict
-            self._unrecorded[verdict.internal, str(verdict.reason)] += 1
+        self._services.write(decision.record())
         self.tell_unreachable(key)
         if len(self._noted) < _NOTES:
             self._noted[key[1:]] = self._services.reactor.now + _NOTED_SECONDS
@@ -195,9 +188,6 @@ class UdpRelay:
         longest = services.limits.udp_idle_seconds
         for flow in tuple(itertools.takewhile(lambda flow: now - flow.moved >= longest, self._flows.values())):
             flow.close("idle")
-        for (internal, reason), count in self._unrecorded.items():
-            services.write(records.more_refused("udp", count, internal=internal, reason=reason))
-        self._unrecorded.clear()
         if self._overflow != self._overflow_told:
             lost = self._overflow - self._overflow_told & 0xFFFFFFFF
             fields = {"first": timestamp(before), "last": timestamp(self._looked)}
