@@ -66,7 +66,10 @@ class InsideTls:
 
     def guest_ended(self, now: float) -> list[Effect]:
         """The guest sends no more."""
-        return self._conversation.guest_ended(now) if self._conversation else [*self._release(), Finish("guest closed")]
+        if self._conversation:
+            return self._conversation.guest_ended(now)
+        self.opaque |= bool(self._first)
+        return [*self._release(), Finish("guest closed")]
 
     def upstream_ended(self, now: float) -> list[Effect]:
         """The server sends no more."""
