@@ -12,7 +12,8 @@ APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk 
              dnsperf unbound
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping nginx-light openssh-server openssh-client unbound \
             redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent musl-tools gcc libc6-dev haproxy \
-            apache2-bin pgbouncer postgresql-client
+            apache2-bin pgbouncer postgresql-client \
+            docker-registry
 
 export DEBIAN_FRONTEND := noninteractive
 

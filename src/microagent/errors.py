@@ -51,12 +51,12 @@ class HostError(MicroagentError):
     """This machine cannot do what was asked: something is missing, full, or not permitted."""
 
 
-_SPACE = "free some space below state_dir (/var/lib/microagent), or delete workspaces"
+SPACE = "free some space below state_dir (/var/lib/microagent), or delete workspaces"
 _SHORT = {
     errno.EMFILE: "the agent has no descriptors left: raise LimitNOFILE= of its unit (`ulimit -n` for one by hand)",
     errno.ENFILE: "the machine has no descriptors left: raise fs.file-max",
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE,
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
     errno.EROFS: "the file system is read-only; the kernel's log (dmesg) may say why",
     errno.EAGAIN: "no more processes can be started: raise kernel.pid_max, or the pids.max of the agent's cgroup",
     errno.ENOMEM: "stop workspaces, or give them less with --memory",

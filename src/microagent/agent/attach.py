@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import web
 
-from microagent.agent.handlers import FLEET
+from microagent.agent.handlers import FLEET, caller_of
 from microagent.agent.supervisor import Supervisor
 from microagent.api.errors import to_json
 from microagent.api.messages import STDIN, frame
@@ -46,7 +46,8 @@ async def run(request: web.Request) -> web.WebSocketResponse:
 async def _run(request: web.Request, socket: web.WebSocketResponse) -> None:
     spec = from_json(await _spec(socket))
     vetted(spec.egress.entries)
-    supervisor = await request.app[FLEET].create(spec)
+    make = request.query.get("make") != "0"
+    supervisor = await request.app[FLEET].create(spec, caller_of(request), make=make)
     begun: asyncio.Future[Guest] = asyncio.get_running_loop().create_future()
     listening = asyncio.create_task(_listen(socket, supervisor, begun))
     try:

@@ -66,8 +66,8 @@ class Life:
 
 async def bring_up(services: Services, record: Record, sink: Sink | None, undo: AsyncExitStack) -> Life:
     """Starts the workspace; HostError or OSError when this machine cannot."""
-    image = await services.images.resolve(record.spec.image)
-    record = services.store.save(_renewed(services, replace(record, digest=image.digest)))
+    image = _image(services, record)
+    record = services.store.save(_renewed(services, record))
     overlay = services.store.path(record.name, OVERLAY)
     if not overlay.exists():
         await make_overlay(overlay, _OVERLAY_MIB)
@@ -239,6 +239,14 @@ def _guest_spec(services: Services, record: Record, image: Image, network: Netwo
         directory=services.store.path(record.name),
         sockets=sockets_directory(config) / record.name,
     )
+
+
+def _image(services: Services, record: Record) -> Image:
+    """The image it was made from, whatever its name may mean by now: what it wrote lies over that one."""
+    if record.digest is None:
+        what = f"workspace {record.name} was made by a version that did not note its image"
+        raise HostError(what, f"microagent delete {record.name}, and create it anew")
+    return services.images.stored(record.spec.image, record.digest)
 
 
 def _renewed(services: Services, record: Record) -> Record:

@@ -9,6 +9,7 @@ from microagent.agent.services import Services
 from microagent.agent.supervisor import Supervisor
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError
+from microagent.guests.caller import Caller
 from microagent.pki.ca import create_ca
 from microagent.workspace.record import Record
 from microagent.workspace.spec import WorkspaceSpec
@@ -35,17 +36,24 @@ class Fleet:
             raise HostError(f"workspace {name} was not there when the agent started", "restart the agent")
         return self._all[name]
 
-    async def create(self, spec: WorkspaceSpec) -> Supervisor:
-        """Makes a workspace, with its image at hand and a CA of its own."""
+    async def create(self, spec: WorkspaceSpec, caller: Caller, *, make: bool = True) -> Supervisor:
+        """Makes a workspace, with its image at hand and a CA of its own.
+
+        `caller` must be able to read an image that is a file; with `make` false one that is not at hand is an error.
+        """
         self.check_new(spec)
-        image = await self.services.images.resolve(spec.image)
+        image = await self.services.images.resolve(spec.image, caller, make=make)
         # That may have taken long.
         self.check_new(spec)
         now = datetime.now(UTC)
-        record = self.services.store.create(spec, create_ca(spec.name, now), timestamp(now))
+        record = self.services.store.create(spec, create_ca(spec.name, now), timestamp(now), image.digest)
         log.info("workspace=%s state=created image=%s", spec.name, image.digest)
         supervisor = self._all[spec.name] = Supervisor(self.services, record, self._over)
         return supervisor
+
+    def users_of(self, digest: str) -> list[str]:
+        """The workspaces that were made from an image, by name."""
+        return [supervisor.record.name for supervisor in self.all() if supervisor.record.digest == digest]
 
     def check_new(self, spec: WorkspaceSpec) -> None:
         """ApiError when a workspace of that name cannot be made now."""

@@ -10,11 +10,12 @@ from aiohttp import web
 from microagent import __version__
 from microagent.agent.bringup import own_endpoints
 from microagent.agent.fleet import Fleet
-from microagent.agent.peers import who
+from microagent.agent.peers import caller, who
 from microagent.agent.status import brief, status
 from microagent.agent.supervisor import Supervisor
 from microagent.api.names import checked_name
 from microagent.errors import ApiError
+from microagent.guests.caller import Caller
 from microagent.host.links import host_addresses
 from microagent.workspace.changes import change_from_json
 from microagent.workspace.egress import vetted
@@ -36,14 +37,15 @@ async def index(request: web.Request) -> web.Response:
 
 
 async def create(request: web.Request) -> web.Response:
-    """Makes a workspace; with `?dry_run=1` says what it would be."""
+    """Makes a workspace; with `?dry_run=1` says what it would be, with `?make=0` makes no disk of an image first."""
     fleet = request.app[FLEET]
     spec = from_json(await json_body(request))
     vetted(spec.egress.entries)
     if request.query.get("dry_run") == "1":
         fleet.check_new(spec)
         return web.json_response(spec.to_json())
-    return web.json_response(await status(await fleet.create(spec)), status=201)
+    supervisor = await fleet.create(spec, caller_of(request), make=request.query.get("make") != "0")
+    return web.json_response(await status(supervisor), status=201)
 
 
 async def show(request: web.Request) -> web.Response:
@@ -112,6 +114,11 @@ async def change_policy(request: web.Request) -> web.Response:
             "egress": supervisor.egress.to_json(),
         }
     )
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks."""
+    return caller(request.get_extra_info("socket"))
 
 
 def named(request: web.Request) -> Supervisor:

@@ -124,6 +124,7 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         outbox = Outbox(config)
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
+        await asyncio.to_thread(images.sweep)
         services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals, outbox)
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))
         # Once more after the server has gone: a request may have started one while the others were stopped.

@@ -3,6 +3,7 @@
 The socket's mode (0660, that group) is the first lock. This is the second, for a socket whose mode somebody loosened.
 """
 
+import ctypes
 import grp
 import os
 import pwd
@@ -12,7 +13,9 @@ from pathlib import Path
 
 from microagent.api.names import GROUP
 from microagent.errors import HostError
+from microagent.guests.caller import Caller
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _UCRED = struct.Struct("=iII")
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; the Python module has no name for it
 _MAX_GROUPS = 65536  # NGROUPS_MAX
@@ -33,9 +36,21 @@ def may_speak(peer: socket.socket, group: int | None) -> bool:
         return True
     if group is None:
         return False
-    packed = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * 4)
-    groups = struct.unpack(f"={len(packed) // 4}I", packed)
-    return group in (gid, *groups)
+    return group in (gid, *_groups(peer))
+
+
+def _groups(peer: socket.socket) -> tuple[int, ...]:
+    # Not by the socket's own method, which takes no more than 1 KiB.
+    groups, length = (ctypes.c_uint32 * _MAX_GROUPS)(), ctypes.c_uint32(_MAX_GROUPS * 4)
+    if _libc.getsockopt(peer.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(length)) != 0:
+        raise OSError(ctypes.get_errno(), "SO_PEERGROUPS failed")
+    return tuple(groups[: length.value // 4])
+
+
+def caller(peer: socket.socket) -> Caller:
+    """The user at the other end, with whose rights the files that they name are read."""
+    _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Caller(uid, gid, _groups(peer))
 
 
 def who(peer: socket.socket) -> str:

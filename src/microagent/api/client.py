@@ -51,9 +51,11 @@ class Client:
         async with self._request(method, path, json=body, params=query) as answer:
             return await answer.json()
 
-    async def lines(self, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+    async def lines(
+        self, path: str, query: Mapping[str, str], method: str = "GET", body: object = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """The objects of an NDJSON answer as they come; a last line with an `error` is raised."""
-        async with self._request("GET", path, params=query) as answer:
+        async with self._request(method, path, json=body, params=query) as answer:
             async for line in answer.content:
                 record = json.loads(line)
                 if "error" in record and "event" not in record:

@@ -11,6 +11,7 @@ STATUS = {
     "invalid": 400,
     "forbidden": 403,
     "not_found": 404,
+    "no_image": 404,
     "conflict": 409,
     "failed": 500,
     "host": 500,

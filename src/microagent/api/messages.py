@@ -14,6 +14,13 @@ An attached run is one websocket, so that the agent can tell a CLI that was kill
                                     <-      {"type": "exit", "code": …, "denied": {"count": …, "hosts": […]}}
                                        or   {"type": "error", "error": {"code", "message", "hint"}}
 
+A pull (`POST /v1/images/pull`) is answered with one JSON object a line: any number of
+
+    {"event": "progress", "image": …, "phase": …, "done": BYTES, "total": BYTES or null}
+
+and at the end one of `{"event": "ready", "image": …, "digest": …}` and `{"error": {…}}`. It ends when the
+client leaves.
+
 When the socket closes before `exit`, the agent ends the guest.
 """
 
@@ -22,6 +29,8 @@ from typing import Any, Final, Literal, TypedDict
 WORKSPACES: Final = "/v1/workspaces"
 RUN: Final = "/v1/run"
 EGRESS: Final = "/v1/egress"
+IMAGES: Final = "/v1/images"
+PULL: Final = "/v1/images/pull"
 AGENT: Final = "/v1/agent"
 
 STDIN: Final = 0
@@ -36,6 +45,17 @@ class Denied(TypedDict):
 
     count: int
     hosts: list[str]
+
+
+class ImageStatus(TypedDict):
+    """One image as `image ls` shows it; digest, size in bytes and date are null for a built-in one never used."""
+
+    names: list[str]
+    digest: str | None
+    size: int | None
+    made: str | None
+    builtin: bool
+    used_by: list[str]
 
 
 class Status(TypedDict):

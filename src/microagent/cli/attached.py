@@ -34,9 +34,9 @@ class Ended:
     denied: Denied
 
 
-async def attached(socket: Path, spec: dict[str, Any]) -> Ended:
-    """Runs a new workspace to its end. ApiError when it cannot be."""
-    async with Client(socket) as client, client.websocket(RUN) as websocket:
+async def attached(socket: Path, spec: dict[str, Any], *, make: bool) -> Ended:
+    """Runs a new workspace to its end. ApiError when it cannot be, `no_image` when its image is to be made first."""
+    async with Client(socket) as client, client.websocket(f"{RUN}?make={int(make)}") as websocket:
         run = _Run(websocket)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

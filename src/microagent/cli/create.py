@@ -7,6 +7,7 @@ import click
 from microagent.cli.agent_call import ask
 from microagent.cli.egress_options import egress_json, egress_options
 from microagent.cli.output import Settings, json_option, say, say_json
+from microagent.cli.pulling import registry_option, with_image
 from microagent.cli.settings import resource_options, settings_json
 
 
@@ -15,6 +16,7 @@ from microagent.cli.settings import resource_options, settings_json
 @click.option("--image", metavar="IMAGE", help="What the workspace is made from.")
 @egress_options
 @resource_options
+@registry_option
 @click.option("--file", metavar="FILE", help="A microagent.yaml; flags win over it.")
 @click.option("--dry-run", is_flag=True, help="Check everything, show the settings, make nothing.")
 @json_option
@@ -29,6 +31,7 @@ def create(
     memory_mib: int | None,
     cpus: int | None,
     upstream_ca: tuple[str, ...],
+    insecure_registry: bool,
     file: str | None,
     dry_run: bool,
     command: tuple[str, ...],
@@ -43,7 +46,11 @@ def create(
 
     chosen = checked_name(name)
     spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress), upstream_ca, file)
-    answer = ask(settings, "POST", WORKSPACES, spec, {"dry_run": "1"} if dry_run else None)
+
+    def work(make: bool) -> Any:
+        return ask(settings, "POST", WORKSPACES, spec, {"dry_run": "1"} if dry_run else {"make": str(int(make))})
+
+    answer = with_image(settings, spec["image"], insecure_registry, work)
     if settings.json:
         say_json(answer)
     elif dry_run:

@@ -24,6 +24,7 @@ _VERBS = {
     "egress": ("egress", "egress", "Show what a workspace asked for, and what was decided."),
     "logs": ("egress", "logs", "Show what a workspace's command printed."),
     "policy": ("policy", "policy", "Check, explain, change and learn policies."),
+    "image": ("image", "image", "List, pull and remove images."),
     "audit": ("audit", "audit", "Verify and export the record of a workspace."),
     "doctor": ("doctor", "doctor", "Check what this machine can do, by doing it."),
     "agent": ("programs", "agent", "Run the host agent in the foreground."),

@@ -8,10 +8,12 @@ import click
 from microagent.cli.agent_call import with_agent
 from microagent.cli.egress_options import egress_json, egress_options
 from microagent.cli.output import Settings, json_option, note
+from microagent.cli.pulling import registry_option, with_image
 from microagent.cli.settings import resource_options, settings_json
 
 if TYPE_CHECKING:
     from microagent.api.messages import Denied
+    from microagent.cli.attached import Ended
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="NAME", help="The workspace's name (default: a made-up one).")
 @click.option("--keep", is_flag=True, help="Keep the workspace and its record when the command has ended.")
 @resource_options
+@registry_option
 @json_option
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -34,6 +37,7 @@ def run(
     memory_mib: int | None,
     cpus: int | None,
     upstream_ca: tuple[str, ...],
+    insecure_registry: bool,
     **egress: Any,
 ) -> None:
     """Run COMMAND in a new workspace made from IMAGE, and delete the workspace afterwards.
@@ -50,7 +54,11 @@ def run(
     chosen = checked_name(name) if name is not None else f"run-{secrets.token_hex(4)}"
     spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress), upstream_ca)
     spec["ephemeral"] = not keep
-    ended = with_agent(settings, lambda: asyncio.run(attached(settings.socket, spec)))
+
+    def work(make: bool) -> "Ended":
+        return with_agent(settings, lambda: asyncio.run(attached(settings.socket, spec, make=make)))
+
+    ended = with_image(settings, spec["image"], insecure_registry, work)
     if settings.json:
         # stdout is the command's own.
         note(json.dumps({"name": chosen, "kept": keep, "exit_code": ended.code, "denied": ended.denied}))

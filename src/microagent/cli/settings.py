@@ -117,6 +117,6 @@ def _variables(env: Iterable[str]) -> dict[str, str]:
 
 def _image(reference: str) -> str:
     """A path is the caller's, so it is made absolute before the agent sees it; other references stay as they are."""
-    if reference.startswith((".", "/")):
-        return str(Path(reference).absolute())
-    return reference
+    from microagent.api.reference import absolute
+
+    return absolute(reference, str(Path.cwd()))

@@ -65,16 +65,11 @@ def measure_tree(root: Path) -> Tree:
     return Tree(whole.hexdigest(), size, inodes)
 
 
-async def make_image_disk(tree: Path, measured: Tree, disk: Path) -> None:
-    """An ext4 with a copy of the tree, for mounting read-only: no journal, no reserve, sized to its content."""
+def image_disk_command(tree: str, measured: Tree, disk: str) -> list[str]:
+    """What writes an ext4 with a copy of the tree, for mounting read-only: no journal, no reserve, sized to it."""
     size = int(measured.size * _SLACK_RATIO) + _SLACK
-    await run_tool(
-        "mke2fs",
-        *_TAKEN_TOGETHER,
-        *("-O", "^has_journal,^resize_inode", "-E", "root_owner=0:0", "-N", str(measured.inodes + 64)),
-        *("-d", str(tree), str(disk), f"{size // _BLOCK}"),
-    )
-    disk.chmod(0o600)
+    features = ("-O", "^has_journal,^resize_inode", "-E", "root_owner=0:0", "-N", str(measured.inodes + 64))
+    return ["mke2fs", *_TAKEN_TOGETHER, *features, "-d", tree, disk, f"{size // _BLOCK}"]
 
 
 async def make_overlay(path: Path, size_mib: int) -> None:

@@ -1,30 +1,39 @@
 """Images: from what the user names to a read-only disk.
 
-How this works. A reference is the name of a built-in image, the path of a rootfs directory, or the path of an
-OCI layout (PATH or PATH:TAG). Each has a digest: an OCI manifest's own, or one over a tree's metadata
-(`disk.measure_tree`). The store keeps one ext4 file per digest, made in a scratch directory and renamed, so that
-what has a name is complete. Layers are unpacked by umoci, which knows whiteouts and hostile paths; images are the
-user's own, as in Docker: who may talk to the agent may read what they name.
+How this works. A reference (`api.reference`) names a built-in image, an image in a registry, or a file of the
+caller's: a rootfs directory, an OCI layout, a docker archive. Each has a digest: its manifest's, or one over a tree's
+metadata. Of each digest there is one ext4 file on the `shelf`, made in a `workshop` by programs that can write nowhere
+else: `skopeo` fetches, umoci unpacks (it knows whiteouts and hostile paths), mke2fs writes the disk. Nothing of an
+image is ever mounted or run on the host. Two who want one image at once: the second waits, and finds it made.
 """
 
 import asyncio
-import hashlib
-import json
-import os
-import shutil
-import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from weakref import WeakValueDictionary
 
-from microagent.errors import ApiError, HostError, Malformed
-from microagent.guests import oci
-from microagent.guests.disk import Tree, make_image_disk, measure_tree
+from microagent.api.reference import Kind, Local, Reference, parse_image
+from microagent.audit.render import size
+from microagent.errors import ApiError, HostError, MicroagentError
+from microagent.guests import skopeo
+from microagent.guests.caller import ROOT, Caller
+from microagent.guests.local import Archive, Layout, Rootfs, inspect
+from microagent.guests.making import Maker
 from microagent.guests.oci import ImageConfig
-from microagent.guests.tools import run_tool
+from microagent.guests.shelf import Shelf, Stored
+from microagent.guests.skopeo import PULLER, Access
+from microagent.guests.tools import remove_tree
+from microagent.guests.workshop import (
+    Bounds,
+    Report,
+    open_workshop,
+    unheard,
+)
 
-# An index may point at an index (one per platform); nothing sensible nests deeper.
-_MAX_NESTING = 4
+# What a short digest has at least; `image ls` shows as many.
+SHORT_DIGEST = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,107 +46,187 @@ class Image:
     config: ImageConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of a listing. A built-in image that was never used has no disk, and so no digest, size or date."""
+
+    names: tuple[str, ...]
+    digest: str | None
+    size: int | None
+    made: str | None
+    builtin: bool
+
+
 class ImageStore:
     """Images under `directory`; `builtin` is where those are that came with the kernel (guest_dir/images)."""
 
-    def __init__(self, directory: Path, builtin: Path | None = None) -> None:
+    def __init__(self, directory: Path, builtin: Path | None = None, bounds: Bounds | None = None) -> None:
         self._directory = directory
         self._builtin = builtin
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._bounds = bounds or Bounds()
+        self._shelf = Shelf(directory)
+        self._maker = Maker(self._shelf)
+        # Gone with the last who holds or wants one.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def resolve(self, ref: str) -> Image:
-        """The image that `ref` names, made ready if need be; ApiError if it is not there, HostError if unreadable."""
+    def sweep(self) -> None:
+        """Removes what an agent that was killed has left half made."""
+        self._shelf.sweep()
+
+    def stored(self, ref: str, digest: str) -> Image:
+        """The image that a workspace was made from; ApiError when it was taken away meanwhile."""
+        found = self._shelf.find(digest)
+        if found is None:
+            what = f"the image {ref} ({digest}) is not on this machine any more"
+            raise ApiError("not_found", what, "the workspace has to be made anew: microagent delete, create")
+        return _image(ref, found)
+
+    async def resolve(self, ref: str, caller: Caller = ROOT, *, make: bool = True, report: Report = unheard) -> Image:
+        """The image that `ref` names, for a new workspace.
+
+        What is a file is made ready if need be. What is in a registry is not pulled, and with `make` false nothing is
+        made: ApiError `no_image` then. Other errors: ApiError if it is not there, HostError if it is unreadable.
+        """
+        known = self._builtin_of(ref)
+        image = Local(Kind.ROOTFS_OR_LAYOUT, str(known)) if known else parse_image(ref)
+        if isinstance(image, Reference):
+            found = self._named(str(image))
+            if found is None:
+                raise self._no_image(ref, image)
+            return _image(ref, found)
+        if not image.path.startswith("/"):
+            what = f"the image path {image.path!r} is not absolute"
+            raise ApiError("invalid", what, "the agent does not share your working directory")
+        found = await self._from_file(ref, image, ROOT if known else caller, bool(known), make, report)
+        # Somebody may have removed it while the last of its making was tidied up.
+        return self.stored(ref, found.digest)
+
+    async def pull(self, ref: str, caller: Caller, access: Access, report: Report, *, renew: bool = True) -> Image:
+        """What `resolve` does, and for images in registries the pull; with `renew` also where the name is known."""
+        image = None if self._builtin_of(ref) else parse_image(ref)
+        if not isinstance(image, Reference):
+            return await self.resolve(ref, caller, report=report)
+        found = None if renew else self._named(str(image))
         try:
-            path, tag = await asyncio.to_thread(self._locate, ref)
-            if (path / "oci-layout").exists():
-                return await self._from_layout(ref, path, tag)
-            return await self._from_directory(ref, path)
-        except Malformed as error:
-            raise HostError(f"the image {ref!r} cannot be read: {error.what}") from error
-        except OSError as error:
-            raise HostError(f"the image {ref!r} cannot be read: {error}") from error
+            return _image(ref, found or await self._from_registry(image, access, report))
+        except MicroagentError as error:
+            # Perhaps a built-in one was meant.
+            error.hint += f"\n{self._built_in()}" if "/" not in ref else ""
+            raise
 
-    def _locate(self, ref: str) -> tuple[Path, str]:
-        if "/" not in ref:
-            if self._builtin and ref not in ("", ".", "..") and (self._builtin / ref).is_dir():
-                return (self._builtin / ref).resolve(), ""
-            known = sorted(p.name for p in self._builtin.iterdir()) if self._builtin and self._builtin.is_dir() else []
-            hint = f"known images: {', '.join(known) or 'none'}; or give a path: ./{ref or 'DIR'}"
-            raise ApiError("not_found", f"there is no image named {ref!r}", hint)
-        if not ref.startswith("/"):
-            raise ApiError(
-                "invalid", f"the image path {ref!r} is not absolute", "the agent does not share your working directory"
-            )
-        if Path(ref).is_dir():
-            return Path(ref), ""
-        path, colon, tag = ref.rpartition(":")
-        if colon and (Path(path) / "oci-layout").exists():
-            return Path(path), tag
-        hint = "give a rootfs directory or an OCI layout (made by: skopeo copy docker://IMAGE oci:DIR:TAG)"
-        raise ApiError("not_found", f"there is no directory {ref}", hint)
+    def listing(self) -> list[Listed]:
+        """All images, those with a name first."""
+        names: dict[str, list[str]] = {}
+        for name, (digest, _) in self._shelf.names().items():
+            names.setdefault(digest, []).append(name)
+        builtin = self._builtins()
+        found = []
+        for image in self._shelf.all():
+            called = tuple(sorted(names.get(image.digest, ())))
+            found.append(Listed(called, image.digest, image.size, image.made, bool(set(called) & set(builtin))))
+        made = {name for one in found for name in one.names}
+        found += [Listed((name,), None, None, None, True) for name in builtin if name not in made]
+        return sorted(found, key=lambda one: (not one.names, one.names, one.made or ""))
 
-    async def _from_directory(self, ref: str, path: Path) -> Image:
-        tree = await asyncio.to_thread(measure_tree, path)
-        if not tree.inodes:
-            raise HostError(f"{path} is empty", "give a rootfs directory or an OCI layout")
-        return await self._ready(ref, tree.digest, path, tree, ImageConfig())
+    async def remove(self, ref: str, users_of: Callable[[str], list[str]]) -> tuple[str, bool]:
+        """Takes a name away, and with its last name the image; its digest, and whether the image itself is gone.
 
-    async def _from_layout(self, ref: str, layout: Path, tag: str) -> Image:
-        chosen = oci.choose(oci.parse_document((layout / "index.json").read_bytes()), tag)
-        for _ in range(_MAX_NESTING):
-            if not chosen.is_index:
-                break
-            chosen = oci.choose(oci.parse_document(read_blob(layout, chosen)), "")
-        else:
-            raise Malformed("indexes within indexes")
-        manifest = oci.parse_document(read_blob(layout, chosen))
-        config = oci.parse_config(read_blob(layout, oci.descriptor(manifest.get("config"))))
-        return await self._ready(ref, chosen.digest.partition(":")[2], layout, chosen, config)
+        ApiError `conflict` when workspaces use it: `users_of` says who, by digest.
+        """
+        digest, name = self._meant(ref)
+        others = [known for known, (other, _) in self._shelf.names().items() if other == digest and known != name]
+        if name and others:
+            self._shelf.forget(name)
+            return digest, False
+        users = users_of(digest)
+        if users:
+            what = f"the image {ref} is used by {', '.join(users)}"
+            raise ApiError("conflict", what, f"microagent delete {users[0]}")
+        # Nothing is awaited between the question and this, so nobody can have begun to use it.
+        left = self._shelf.take(digest)
+        for called in {*others, name} - {""}:
+            self._shelf.forget(called)
+        if left:
+            await asyncio.to_thread(remove_tree, left)
+        return digest, True
 
-    async def _ready(
-        self, ref: str, digest: str, source: Path, what: Tree | oci.Descriptor, config: ImageConfig
-    ) -> Image:
-        disk = self._directory / f"{digest}.ext4"
-        # Two starts of one image: the second waits, and finds it made.
-        async with self._locks.setdefault(digest, asyncio.Lock()):
-            if not disk.exists():
-                await self._make(disk, source, what)
-        return Image(ref, f"sha256:{digest}", disk, config)
+    def _meant(self, ref: str) -> tuple[str, str]:
+        """Digest and name of what a person wants removed; the name is empty when they said the digest."""
+        names = self._shelf.names()
+        short = ref.removeprefix("sha256:")
+        if len(short) >= SHORT_DIGEST and set(short) <= set("0123456789abcdef"):
+            full = [digest for digest in self._shelf.digests() if digest.removeprefix("sha256:").startswith(short)]
+            if len(full) == 1:
+                return full[0], ""
+        name = ref if ref in names else str(parse_image(ref))
+        if name not in names:
+            raise ApiError("not_found", f"there is no image {name} on this machine", "microagent image ls")
+        return names[name][0], name
 
-    async def _make(self, disk: Path, source: Path, what: Tree | oci.Descriptor) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self._directory))
-        try:
-            new = scratch / "disk"
-            if isinstance(what, Tree):
-                await make_image_disk(source, what, new)
-            else:
-                unpacked = await _unpack(source, what, scratch)
-                await make_image_disk(unpacked, await asyncio.to_thread(measure_tree, unpacked), new)
-            new.rename(disk)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+    def _named(self, name: str) -> Stored | None:
+        digest, _ = self._shelf.names().get(name, ("", ""))
+        return self._shelf.find(digest) if digest else None
+
+    def _builtins(self) -> list[str]:
+        return sorted(path.name for path in self._builtin.iterdir()) if self._builtin and self._builtin.is_dir() else []
+
+    def _builtin_of(self, ref: str) -> Path | None:
+        return (self._builtin / ref).resolve() if self._builtin and ref in self._builtins() else None
+
+    def _no_image(self, ref: str, reference: Reference) -> ApiError:
+        what = f"the image {reference} is not on this machine"
+        builtin = f"\n{self._built_in()}" if "/" not in ref else ""
+        return ApiError("no_image", what, f"microagent image pull {ref}{builtin}")
+
+    def _built_in(self) -> str:
+        return f"images that are built in: {', '.join(self._builtins()) or 'none'}"
+
+    async def _from_file(
+        self, ref: str, local: Local, caller: Caller, builtin: bool, make: bool, report: Report
+    ) -> Stored:
+        source = await asyncio.to_thread(inspect, local, caller)
+        name = ref if builtin else str(local)
+        ready = self._ready(name, source)
+        if ready is None and not make:
+            raise ApiError("no_image", f"no disk has been made of {ref} yet", f"microagent image pull {ref}")
+        if ready is None:
+            async with self._alone(f"{name} {source.mark}", report):
+                ready = self._ready(name, source)
+                if ready is None:
+                    async with open_workshop(self._directory, self._bounds, report) as shop:
+                        ready = await self._maker.make(shop, source, caller, trusted=builtin)
+        self._shelf.call(name, ready.digest, source.mark)
+        return ready
+
+    def _ready(self, name: str, source: Rootfs | Layout | Archive) -> Stored | None:
+        digest, mark = self._shelf.names().get(name, ("", ""))
+        return self._shelf.find(digest if mark == source.mark else source.digest)
+
+    async def _from_registry(self, reference: Reference, access: Access, report: Report) -> Stored:
+        async with open_workshop(self._directory, self._bounds, report) as shop:
+            bench = shop.bench("fetch", PULLER)
+            report("resolving", 0, None)
+            found = await skopeo.look_up(shop, bench, reference, access)
+            if found.size > self._bounds.image_bytes:
+                what = f"{reference} is {size(found.size)}B, larger than {size(self._bounds.image_bytes)}B"
+                raise HostError(what, "no image may be")
+            async with self._alone(found.digest, report):
+                ready = self._shelf.find(found.digest)
+                if ready is None:
+                    layout = await skopeo.fetch(shop, bench, reference, found, access)
+                    ready = await self._maker.make_from_layout(shop, layout, PULLER, digest=found.digest)
+        self._shelf.call(str(reference), ready.digest, "")
+        return ready
+
+    @asynccontextmanager
+    async def _alone(self, key: str, report: Report) -> AsyncIterator[None]:
+        """One at a time of each image."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        if lock.locked():
+            report("waiting", 0, None)
+        async with lock:
+            yield
 
 
-def read_blob(layout: Path, descriptor: oci.Descriptor) -> bytes:
-    """A small blob of a layout, checked against its digest; Malformed when it is not what the descriptor says."""
-    if descriptor.size > oci.MAX_DOCUMENT:
-        raise Malformed(f"{descriptor.digest} is {descriptor.size} bytes")
-    with (layout / "blobs/sha256" / descriptor.digest.partition(":")[2]).open("rb") as file:
-        data = file.read(descriptor.size + 1)
-    if f"sha256:{hashlib.sha256(data).hexdigest()}" != descriptor.digest:
-        raise Malformed(f"{descriptor.digest} does not hold what its name says")
-    return data
-
-
-async def _unpack(layout: Path, manifest: oci.Descriptor, scratch: Path) -> Path:
-    """The root file system of a manifest. umoci wants a tag, so it gets a layout of its own with that one image."""
-    shadow = scratch / "layout"
-    shadow.mkdir()
-    (shadow / "blobs").symlink_to(os.path.realpath(layout / "blobs"))
-    shutil.copy(layout / "oci-layout", shadow)
-    entry: dict[str, Any] = {**manifest.raw, "annotations": {"org.opencontainers.image.ref.name": "image"}}
-    (shadow / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    rootfs = scratch / "rootfs"
-    await run_tool("umoci", "raw", "unpack", "--image", f"{shadow}:image", str(rootfs))
-    return rootfs
+def _image(ref: str, found: Stored) -> Image:
+    return Image(ref, found.digest, found.rootfs, found.config)

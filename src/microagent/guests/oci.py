@@ -81,9 +81,18 @@ def descriptor(entry: object) -> Descriptor:
     return Descriptor(digest, size, mapping.get("mediaType") in _INDEX_TYPES, mapping)
 
 
+def layers_size(manifest: Mapping[str, Any]) -> int:
+    """How many bytes a manifest's configuration and layers have, as it says; Malformed when it says it wrongly."""
+    blobs = [manifest.get("config"), *_sequence(manifest.get("layers"), "layers")]
+    return sum(descriptor(blob).size for blob in blobs)
+
+
 def parse_config(data: bytes) -> ImageConfig:
     """The image configuration's part that says how to run it (image-spec, config.md)."""
     document = parse_document(data)
+    machine = (document.get("os", "linux"), document.get("architecture", "amd64"))
+    if machine != ("linux", "amd64"):
+        raise Malformed(f"it is for {machine[0]}/{machine[1]}, and guests are linux/amd64")
     config = _optional(document.get("config"), "config")
     user, workdir = _string(config.get("User"), "User"), _string(config.get("WorkingDir"), "WorkingDir") or "/"
     env = {}

@@ -75,15 +75,15 @@ class Store:
         """The path of a workspace's directory, or of a file in it."""
         return self._root / checked_name(name) / file
 
-    def create(self, spec: WorkspaceSpec, ca: tuple[bytes, bytes], now: str) -> Record:
-        """Stores a new workspace with its CA (certificate, key); ApiError `conflict` when the name is taken."""
+    def create(self, spec: WorkspaceSpec, ca: tuple[bytes, bytes], now: str, digest: str | None = None) -> Record:
+        """Stores a new workspace: `ca` is certificate and key, `digest` its image's. `conflict` for a taken name."""
         name = checked_name(spec.name)
         if name in self.names():
             raise ApiError("conflict", f"workspace {name} exists already", f"microagent delete {name}")
         # Two workspaces never share one.
         taken = set(self._uids.values())
         uid = next(uid for uid in count(FIRST_UID, 2) if uid not in taken)
-        record = Record(spec=spec, mediator_uid=uid, guest_uid=uid + 1, created=now, ca_made=now)
+        record = Record(spec=spec, mediator_uid=uid, guest_uid=uid + 1, created=now, ca_made=now, digest=digest)
         draft = f".new-{name}"
         os.mkdir(draft, 0o700, dir_fd=self._fd)
         try:

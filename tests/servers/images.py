@@ -1,0 +1,72 @@
+"""Images that tests make themselves: layers written entry by entry, put together by umoci."""
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+MTIME = 1_700_000_000
+
+
+def file(
+    name: str, content: bytes = b"", *, mode: int = 0o644, uid: int = 0, xattrs: Mapping[str, str] | None = None
+) -> tuple[tarfile.TarInfo, bytes]:
+    """A regular file; xattrs as GNU tar and Docker write them."""
+    entry = _entry(name, tarfile.REGTYPE, mode)
+    entry.size, entry.uid, entry.gid = len(content), uid, uid
+    entry.pax_headers = {f"SCHILY.xattr.{key}": value for key, value in (xattrs or {}).items()}
+    return entry, content
+
+
+def directory(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
+    """A directory."""
+    return _entry(name, tarfile.DIRTYPE, mode), b""
+
+
+def link(name: str, target: str, *, hard: bool = False) -> tuple[tarfile.TarInfo, bytes]:
+    """A link, symbolic unless `hard`."""
+    entry = _entry(name, tarfile.LNKTYPE if hard else tarfile.SYMTYPE, 0o777)
+    entry.linkname = target
+    return entry, b""
+
+
+def device(name: str, major: int, minor: int) -> tuple[tarfile.TarInfo, bytes]:
+    """A block device."""
+    entry = _entry(name, tarfile.BLKTYPE, 0o666)
+    entry.devmajor, entry.devminor = major, minor
+    return entry, b""
+
+
+def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.mtime = kind, mode, MTIME
+    return entry
+
+
+def write_layer(path: Path, entries: Iterable[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    """A layer: an uncompressed tar, as umoci takes it."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for entry, content in entries:
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def build(layout: Path, tag: str, layers: Iterable[Path], *config: str) -> str:
+    """Adds an image of layers to a layout; its manifest's digest. `config` are options of `umoci config`."""
+    if not layout.exists():
+        _umoci("init", "--layout", str(layout))
+    image = f"{layout}:{tag}"
+    _umoci("new", "--image", image)
+    for layer in layers:
+        _umoci("raw", "add-layer", "--image", image, str(layer))
+    if config:
+        _umoci("config", "--image", image, *config)
+    index = json.loads((layout / "index.json").read_text())
+    named = {one["annotations"]["org.opencontainers.image.ref.name"]: one["digest"] for one in index["manifests"]}
+    return str(named[tag])
+
+
+def _umoci(*arguments: str) -> None:
+    subprocess.run(["umoci", *arguments], check=True, capture_output=True)
