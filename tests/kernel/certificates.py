@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from microagent.demo import world
+
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
+PROGRAMS = IPv4Address(world.PROGRAMS)
 _DAY = timedelta(days=1)
 _PKCS1 = bytes.fromhex("2a864886f70d0101")
 
@@ -55,8 +59,12 @@ def certify(
     usage: ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
     constrained_to: str = "",
     path: int | None = None,
+    more: Sequence[tuple[x509.ExtensionType, bool]] = (),
 ) -> Signed:
-    """A certificate `by` an issuer, or by itself; `days` from now it begins and ends to be valid."""
+    """A certificate `by` an issuer, or by itself; `days` from now it begins and ends to be valid.
+
+    `more`: extensions, and whether they are critical.
+    """
     key = key or ec_key()
     now = datetime.now(UTC)
     issuer = by.certificate.subject if by else _name(subject)
@@ -82,6 +90,8 @@ def certify(
     if constrained_to:
         constraints = x509.NameConstraints([x509.DNSName(constrained_to)], None)
         builder = builder.add_extension(constraints, critical=True)
+    for extension, critical in more:
+        builder = builder.add_extension(extension, critical=critical)
     return Signed(builder.sign((by.key if by else key), hashes.SHA256()), key)
 
 
@@ -178,6 +188,15 @@ def bad(root: Signed) -> dict[str, str]:
     add("weak-issuer", certify("x", weak, names=own("weak-issuer")), weak)
     bounded = certify("bounded", root, ca=True, constrained_to="good.test")
     add("constrained", certify("x", bounded, names=own("constrained")), bounded)
+    excluding = x509.NameConstraints(None, [x509.DNSName("bad.test")])
+    excluded = certify("excluding", root, ca=True, more=[(excluding, True)])
+    add("excluded", certify("x", excluded, names=own("excluded")), excluded)
+    for_clients = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    narrow = certify("for clients", root, ca=True, more=[(for_clients, False)])
+    add("issuer-of-clients", certify("x", narrow, names=own("issuer-of-clients")), narrow)
+    unknown = x509.UnrecognizedExtension(ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+    add("critical", certify("x", root, names=own("critical"), more=[(unknown, True)]))
+    add("address", certify("x", root, more=[(x509.SubjectAlternativeName([x509.IPAddress(PROGRAMS)]), False)]))
     add("wild.deep", certify("x", root, names=["*.bad.test"]))
     add("partial", certify("x", root, names=["part*.bad.test"]))
     add("all", certify("x", root, names=["*"]))
