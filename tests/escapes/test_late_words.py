@@ -5,7 +5,9 @@ Shared addresses serve many names: what is allowed for one of them is not allowe
 """
 
 import socket
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 from tests.escapes.test_tls_names import client_hello
@@ -13,6 +15,7 @@ from tests.kernel.conftest import MakeWorkspace
 from tests.kernel.guest import Answer, LinuxGuest
 
 from microagent.demo import world
+from microagent.demo.internet import Internet
 from microagent.demo.oracle import Destination, Oracle
 
 pytestmark = pytest.mark.kernel
@@ -107,3 +110,31 @@ def test_a_request_without_its_end_reaches_nobody(oracle: Oracle, workspace: Mak
     assert half_closed(lab.guest, world.API, 80, request(NAME)).data.startswith(b"HTTP/1.1 404 ")
     assert [r.host for r in lab.internet.evidence().requests] == [NAME]
     assert oracle.leaks({Destination("tcp", world.API, 80)}, {NAME}) == ()
+
+
+def test_a_server_that_begins_http2_is_not_spoken_to(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    """As gRPC's do: they send their SETTINGS at once, and would read any authority behind them."""
+    name = "h2.ok.test"
+    heard: list[tuple[bytes, bytes]] = []
+    lab = workspace(allow=[name])
+    assert lab.guest.dig("+short", name).strip() == world.PROGRAMS
+    with internet.far.run(lambda: socket.create_server((world.PROGRAMS, 50051))) as listener:
+
+        def serve(greeting: bytes) -> None:
+            stream, _ = listener.accept()
+            with stream, suppress(ConnectionResetError):
+                stream.sendall(greeting)
+                heard.append((greeting[:3], stream.recv(100)))
+
+        for greeting in (b"\0\0\6\4\0\0\0\0\0\0\4\0\1\0\0", b"220 hello\r\n"):
+            server = threading.Thread(target=serve, args=(greeting,))
+            server.start()
+            answer = after_silence(lab.guest, world.PROGRAMS, 50051, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            server.join()
+            assert answer.data in (b"", b"220 hello\r\n")
+    # Whoever greets otherwise is no server of HTTP/2.
+    assert heard == [(b"220", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")]
+    lab.wait_for("egress_deny", reason="upgrade_refused")
+    assert oracle.leaks({Destination("tcp", world.PROGRAMS, 50051)}, {name}) == ()

@@ -46,6 +46,7 @@ from microagent.policy.model import Mode
 from microagent.wire.client_hello import parse_client_hello_untrusted
 from microagent.wire.http1 import DEFAULT_LIMITS, HeadLimits, find_head_end, parse_request_head_untrusted
 from microagent.wire.http1_reply import deny_response
+from microagent.wire.http2 import greets_in_http2_untrusted
 from microagent.wire.sniff import Sniffed, sniff_untrusted
 
 # Other protocols (SPDY, HTTP/0.9, what is yet to come) are not offered to a server: requests in them cannot be decided.
@@ -131,8 +132,11 @@ class TcpHead:
                     return self._late_word_untrusted(data, ended, now)
                 self._silent = not data
                 return self._sniffed_untrusted(data, ended, now)
-            case ServerSpoke():
+            case ServerSpoke(data):
                 self._awaiting = False
+                if greets_in_http2_untrusted(data):
+                    # gRPC's servers do not wait for the preface. HTTP/2 without TLS is refused, whoever begins it.
+                    return [HangUp(), *self._unreadable(Reason.UPGRADE_REFUSED)]
                 return [Splice()]
             case Waited():
                 if self._silent:

@@ -49,7 +49,9 @@ class Looped:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpoke:
-    """The server has said something, or hung up, before the guest said anything."""
+    """The server has said something, or hung up, before the guest said anything; `data` is how it begins, unread."""
+
+    data: bytes = b""
 
 
 Event: TypeAlias = Peeked | ServerSpoke | Waited | Resolved | Dialed | DialFailed | Looped

@@ -26,11 +26,14 @@ class FirstWord:
         self._size = size
         self._tell = tell
         reactor.watch(guest.fileno(), IN, self._guest_spoke, owner)
-        reactor.watch(upstream.fileno(), IN, lambda _mask: self._spoken(ServerSpoke()), owner)
+        reactor.watch(upstream.fileno(), IN, lambda _mask: self._server_spoke(upstream), owner)
 
     def _guest_spoke(self, _mask: int) -> None:
         data = self._guest.recv(self._size, socket.MSG_PEEK)
         self._spoken(Peeked(data, ended=not data))
+
+    def _server_spoke(self, upstream: socket.socket) -> None:
+        self._spoken(ServerSpoke(upstream.recv(self._size, socket.MSG_PEEK)))
 
     def _spoken(self, event: Event) -> None:
         for end in (self._guest, self._upstream):

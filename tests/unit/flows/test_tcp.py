@@ -148,7 +148,7 @@ def test_a_silent_client_is_decided_by_the_lease_of_its_destination() -> None:
     assert record_of(effects).fields["host"] == "git.ok.test"
     assert effects[1] == v.Dial(OK, 22)
     assert talk.hears(v.Dialed()) == [v.AwaitFirstWord()]
-    assert talk.hears(v.ServerSpoke()) == [v.Splice()]
+    assert talk.hears(v.ServerSpoke(b"220 hello\r\n")) == [v.Splice()]
 
 
 @pytest.mark.parametrize("late", [b"SSH-2.0-x\r\n", b"\0\0\0\x08\x04\xd2\x16\x2f", b""])

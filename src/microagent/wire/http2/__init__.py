@@ -27,7 +27,12 @@ from microagent.wire.http2.messages import (
     read_request_untrusted,
     read_response_untrusted,
 )
-from microagent.wire.http2.settings import Setting, build_settings, parse_settings_untrusted
+from microagent.wire.http2.settings import (
+    Setting,
+    build_settings,
+    greets_in_http2_untrusted,
+    parse_settings_untrusted,
+)
 
 __all__ = [
     "ACK",
@@ -50,6 +55,7 @@ __all__ = [
     "data_length_untrusted",
     "encode_literal",
     "fragment_untrusted",
+    "greets_in_http2_untrusted",
     "parse_settings_untrusted",
     "read_request_untrusted",
     "read_response_untrusted",

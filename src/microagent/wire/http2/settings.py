@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final
 
 from microagent.wire.http2.faults import ConnectionFault, ErrorCode
-from microagent.wire.http2.frames import MAX_FRAME, FrameType, build_frame
+from microagent.wire.http2.frames import HEADER, MAX_FRAME, FrameType, build_frame
 
 _ENTRY: Final = struct.Struct("!HI")
 
@@ -39,3 +39,9 @@ def parse_settings_untrusted(payload: bytes) -> list[tuple[int, int]]:
 def build_settings(entries: list[tuple[int, int]]) -> bytes:
     """A SETTINGS frame."""
     return build_frame(FrameType.SETTINGS, 0, 0, b"".join(_ENTRY.pack(*entry) for entry in entries))
+
+
+def greets_in_http2_untrusted(data: bytes) -> bool:
+    """Whether a server's first bytes are the SETTINGS that HTTP/2 begins with (RFC 9113 section 3.4); never raises."""
+    whole = len(data) >= HEADER and int.from_bytes(data[:3], "big") % _ENTRY.size == 0
+    return whole and data[3:HEADER] == bytes((FrameType.SETTINGS, 0, 0, 0, 0, 0))
