@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from json.encoder import encode_basestring_ascii as _quote
+from typing import Any, Final
 
 VERSION = 1
 
@@ -56,34 +57,43 @@ class Record:
 
 
 def timestamp(now: datetime) -> str:
-    """RFC 3339, UTC, microseconds."""
-    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """RFC 3339, UTC, microseconds; `now` is in UTC."""
+    return now.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def body(record: Record, *, ts: str, seq: int, ident: str, workspace: str) -> bytes:
-    """The record as a JSON object without its chain: ASCII, one line, no text longer than MAX_TEXT."""
-    common = {
-        "v": VERSION,
-        "ts": ts,
-        "seq": seq,
-        "id": ident,
-        "event": str(record.event),
-        "workspace": workspace,
-    }
-    fields = {name: value for name, value in record.fields.items() if value not in ("", None, (), [])}
-    if _cut(fields):
-        fields["truncated"] = True
-    return _encode(common | fields).encode("ascii")
+    """The record as a JSON object without its chain: ASCII, one line, no text longer than MAX_TEXT.
+
+    Written out by hand, since a request waits for it: tests/unit/audit holds it to what `json.dumps` says.
+    """
+    head = f'{{"v":{VERSION},"ts":{_quote(ts)},"seq":{seq},"id":{_quote(ident)},"event":"{record.event.value}"'
+    parts = [f'{head},"workspace":{_quote(workspace)}']
+    truncated = False
+    for name, value in record.fields.items():
+        kind = type(value)
+        if kind is str:
+            if len(value) > MAX_TEXT:
+                value, truncated = value[:MAX_TEXT], True
+            if value:
+                parts.append(f"{_quote(name)}:{_quote(value)}")
+        elif kind is int:
+            parts.append(f"{_quote(name)}:{value}")
+        elif value not in _EMPTY:
+            short = _cut(value)
+            truncated |= short is not value
+            parts.append(f"{_quote(name)}:{_encode(short)}")
+    if truncated:
+        parts.append('"truncated":true')
+    return (",".join(parts) + "}").encode("ascii")
 
 
-def _cut(fields: dict[str, Any]) -> bool:
-    """Shorten what is too long, also inside of lists, in place; True when something was."""
-    found = False
-    for name, value in fields.items():
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            fields[name] = value[:MAX_TEXT]
-            found = True
-        elif isinstance(value, list | tuple) and any(isinstance(part, str) and len(part) > MAX_TEXT for part in value):
-            fields[name] = [part[:MAX_TEXT] if isinstance(part, str) else part for part in value]
-            found = True
-    return found
+_EMPTY: Final[tuple[object, ...]] = ("", None, (), [])
+
+
+def _cut(value: Any) -> Any:
+    """The value itself, or a shorter one where it is too long or holds text that is."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[:MAX_TEXT]
+    if isinstance(value, list | tuple) and any(isinstance(part, str) and len(part) > MAX_TEXT for part in value):
+        return [part[:MAX_TEXT] if isinstance(part, str) else part for part in value]
+    return value

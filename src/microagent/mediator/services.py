@@ -1,7 +1,7 @@
 """What every flow of a mediator shares."""
 
 import contextlib
-import secrets
+import os
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -22,13 +22,14 @@ from microagent.mediator.upstream import UpstreamTls
 from microagent.wire.http1 import HeadLimits
 
 # Crockford's alphabet: nothing in it can be mistaken for something else when read aloud.
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ALPHABET = b"0123456789abcdefghjkmnpqrstvwxyz"
+# Each byte to one of them; 256 is a multiple of 32, so all are as likely.
+_CHARACTERS = _ALPHABET * 8
 
 
 def new_id() -> str:
     """A decision id: twelve characters, sixty bits."""
-    number = secrets.randbits(60)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(55, -1, -5))
+    return os.urandom(12).translate(_CHARACTERS).decode("ascii")
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Records become one ASCII line each, whatever a guest put into them; and each line holds the one before."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from microagent.audit import chain
-from microagent.audit.record import MAX_TEXT, Event, Record, body
+from microagent.audit.record import MAX_TEXT, Event, Record, body, timestamp
 
 
 def line(record: Record, seq: int = 1) -> bytes:
@@ -50,6 +51,34 @@ def test_long_text_in_a_list_is_cut_too() -> None:
     parsed = json.loads(line(Record(Event.DNS_ALLOW, {"answers": ["192.0.2.1", "a" * 70000]})))
     assert [len(answer) for answer in parsed["answers"]] == [9, MAX_TEXT]
     assert parsed["truncated"] is True
+
+
+_VALUES = st.one_of(
+    st.text(max_size=300),
+    st.integers(),
+    st.booleans(),
+    st.none(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(Event),
+    st.lists(st.text(max_size=300) | st.integers(), max_size=3),
+)
+
+
+@given(st.dictionaries(st.text(max_size=20), _VALUES), st.text(max_size=20))
+def test_what_is_written_is_what_json_would_write(fields: dict[str, object], ident: str) -> None:
+    def short(value: object) -> object:
+        return value[:MAX_TEXT] if isinstance(value, str) else value
+
+    kept = {name: value for name, value in fields.items() if value is not None and value not in ("", [])}
+    cut = {name: list(map(short, value)) if isinstance(value, list) else short(value) for name, value in kept.items()}
+    common = {"v": 1, "ts": "2026-01-02T03:04:05.000006Z", "seq": 7, "id": ident, "event": "egress_request"}
+    expected = list((common | {"workspace": "research"}).items()) + list(cut.items())
+    if cut != kept:
+        expected.append(("truncated", True))
+    pairs = ",".join(f"{json.dumps(name)}:{json.dumps(value, separators=(',', ':'))}" for name, value in expected)
+    ts = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
+    written = body(Record(Event.REQUEST, fields), ts=timestamp(ts), seq=7, ident=ident, workspace="research")
+    assert written.decode() == f"{{{pairs}}}"
 
 
 @given(st.lists(st.text(), min_size=3, max_size=6, unique=True))
