@@ -100,12 +100,9 @@ class TcpHead:
         # What the guest offered of the protocols that can be read.
         self.alpn: tuple[str, ...] = ()
         self.ident = ident
+        # What the guest connected to, as records show it.
+        self.destination = f"{destination}:{port}"
         self.verdict: Verdict | None = None
-
-    @property
-    def destination(self) -> str:
-        """What the guest connected to, as records show it."""
-        return f"{self._destination}:{self._port}"
 
     @property
     def proto(self) -> str:
@@ -271,17 +268,17 @@ class TcpHead:
         return self._dial_next()
 
     def _dial_next(self) -> list[Effect]:
-        self._question, verdict = self._candidates.pop(0)
-        self.verdict = verdict
-        address = IPv4Address(verdict.address)
+        question, verdict = self._candidates.pop(0)
+        self._question, self.verdict = question, verdict
+        assert isinstance(question.address, IPv4Address)  # noqa: S101  (what is dialled has one, and of this kind)
         record = records.decision(
             self._with_signals(verdict),
             dst=self.destination,
             proto=self.proto,
             flow=self.ident,
-            dialed=f"{address}:{self._port}",
+            dialed=f"{verdict.address}:{self._port}",
         )
-        return [Write(record), Dial(address, self._port)]
+        return [Write(record), Dial(question.address, self._port)]
 
     def _dial_failed(self, error: str, late: bool) -> list[Effect]:
         assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
@@ -327,6 +324,8 @@ class TcpHead:
         return self.verdict.host
 
     def _with_signals(self, verdict: Verdict) -> Verdict:
+        if not self._signals:
+            return verdict
         return replace(verdict, signals=tuple(dict.fromkeys(verdict.signals + self._signals)))
 
     @property

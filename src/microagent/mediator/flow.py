@@ -23,7 +23,7 @@ from microagent.mediator.bounds import Bounds, pace
 from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself
 from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
-from microagent.mediator.reactor import HANGUP, IN, OUT, Timer
+from microagent.mediator.reactor import HANGUP, IN, ONESHOT, OUT, Timer
 from microagent.mediator.relay import ChannelRelay, Conversation
 from microagent.mediator.requests import inside_tls, plain
 from microagent.mediator.services import Services
@@ -46,6 +46,8 @@ class Flow:
         self._started = services.reactor.now
         self._timer: Timer | None = None
         self._seen = 0
+        self._least = 1
+        self._peeking = False
         self._relay: SpliceRelay | ChannelRelay | None = None
         self._handshake: Handshake | None = None
         self._talk: Conversation | None = None
@@ -146,14 +148,21 @@ class Flow:
     def _peek(self, seen: int, seconds: float) -> None:
         self._seen = seen
         # The kernel wakes us only when there is more than what was seen already.
-        self._guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
-        self._services.reactor.watch(self._guest.fileno(), IN, self._peekable, self)
+        self._wake_above(seen)
+        self._watch_guest()
         self._wait(seconds, lambda: self._tell(v.Waited()))
 
+    def _watch_guest(self) -> None:
+        # Once: what is there stays unread, and the kernel would report it again and again.
+        self._peeking = True
+        self._services.reactor.watch(self._guest.fileno(), IN | ONESHOT, self._peekable, self)
+
     def _peekable(self, mask: int) -> None:
+        self._peeking = False
         try:
             data = self._guest.recv(self._services.limits.sniff_bytes, socket.MSG_PEEK)
         except BlockingIOError:
+            self._watch_guest()
             return
         self._pause()
         self._tell(v.Peeked(data, ended=not data or bool(mask & HANGUP and len(data) == self._seen)))
@@ -161,8 +170,15 @@ class Flow:
     def _pause(self) -> None:
         """Stop watching the guest: what it sends stays in the kernel."""
         self._stop_waiting()
-        self._services.reactor.forget(self._guest.fileno())
-        self._guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if self._peeking:
+            self._peeking = False
+            self._services.reactor.forget(self._guest.fileno())
+        self._wake_above(0)
+
+    def _wake_above(self, seen: int) -> None:
+        if seen + 1 != self._least:
+            self._least = seen + 1
+            self._guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._least)
 
     # --- the upstream
 
@@ -219,7 +235,7 @@ class Flow:
 
     def _drop_upstream(self) -> None:
         if self._upstream is not None:
-            self._services.reactor.forget(self._upstream.fileno())
+            self._services.reactor.closing(self._upstream.fileno())
             close_socket(self._upstream)
             self._upstream = None
 
@@ -344,7 +360,7 @@ class Flow:
         if self._handshake is not None:
             self._handshake.stop()
         self._drop_upstream()
-        self._services.reactor.forget(self._guest.fileno())
+        self._services.reactor.closing(self._guest.fileno())
         close_socket(self._guest, reset=reset)
         self._tell_ended(self)
 

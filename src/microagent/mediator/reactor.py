@@ -15,7 +15,9 @@ from typing import Protocol
 
 IN = select.EPOLLIN | select.EPOLLRDHUP
 OUT = select.EPOLLOUT
+READ = select.EPOLLIN
 EDGE = select.EPOLLET
+ONESHOT = select.EPOLLONESHOT
 # Edge-triggered, both ways: registered once, then the owner moves bytes until the kernel says EAGAIN.
 BOTH = IN | OUT | EDGE
 HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -49,7 +51,8 @@ class Reactor:
         """`fault` is told of timers that raised: nobody owns them."""
         self._fault = fault
         self._epoll = select.epoll()
-        self._handlers: dict[int, tuple[Callable[[int], None], Owner]] = {}
+        self._handlers: dict[int, tuple[Callable[[int], None], Owner, int]] = {}
+        self._new: set[int] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._soon: deque[tuple[Callable[[], None], Owner]] = deque()
         self._order = itertools.count()
@@ -57,17 +60,26 @@ class Reactor:
         self.now = time.monotonic()
 
     def watch(self, fd: int, mask: int, handler: Callable[[int], None], owner: Owner) -> None:
-        """Call `handler(ready mask)`; a descriptor already watched gets the new mask and handler."""
-        if fd in self._handlers:
-            self._epoll.modify(fd, mask)
-        else:
+        """Call `handler(ready mask)`; a descriptor already watched gets the new mask and handler.
+
+        With ONESHOT the handler is called once, and the descriptor kept quiet until it is watched anew.
+        """
+        before = self._handlers.get(fd)
+        self._handlers[fd] = (handler, owner, mask)
+        if before is None:
             self._epoll.register(fd, mask)
-        self._handlers[fd] = (handler, owner)
+            self._new.add(fd)
+        elif before[2] != mask or mask & (EDGE | ONESHOT):
+            self._epoll.modify(fd, mask)
 
     def forget(self, fd: int) -> None:
-        """Watch no more; call it before closing the descriptor. Fine when it is not watched."""
+        """Watch no more. Fine when it is not watched."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    def closing(self, fd: int) -> None:
+        """The same for a descriptor that is closed next, which makes the kernel forget it by itself."""
+        self._handlers.pop(fd, None)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once, from the loop."""
@@ -92,10 +104,17 @@ class Reactor:
         """Wait for something to happen, and handle it."""
         ready = self._epoll.poll(self._patience(), 256)
         self.now = time.monotonic()
+        handlers, new = self._handlers, self._new
+        new.clear()
         for fd, mask in ready:
-            found = self._handlers.get(fd)
-            if found is not None:  # an earlier handler of this turn may have closed it
-                self._call(lambda handler=found[0], mask=mask: handler(mask), found[1])  # type: ignore[misc]
+            found = handlers.get(fd)
+            # An earlier handler of this turn may have closed it, and a new connection may have got its number.
+            if found is None or fd in new:
+                continue
+            try:
+                found[0](mask)
+            except Exception as error:  # noqa: BLE001  (see _call)
+                found[1].abort(error)
         for _ in range(len(self._soon)):
             self._call(*self._soon.popleft())
         while self._timers and self._timers[0][0] <= self.now:

@@ -1,18 +1,22 @@
 """Opaque bytes between two sockets, moved by the kernel; this process never sees them.
 
 How this works: `splice(2)` moves pages from a socket into a pipe and from the pipe into the other socket. Both
-sockets are watched edge-triggered for both directions, so each wake-up moves until the kernel says EAGAIN on one
-side, but not more than a share, so that other flows get their turn. Pipes are pooled: they outlive short flows.
+sockets are watched level-triggered, for what can be done now: a socket is watched for reading while the other one
+takes what comes, and for writing while a pipe waits for it. So a wake-up moves one way, and ends with the first piece
+that is not a large one: if more has come meanwhile the kernel says so, and asking it each time would cost a system call
+for every message. No wake-up moves more than a share, so that other flows get their turn. Pipes are pooled: they
+outlive short flows.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
 from collections.abc import Callable
 
 from microagent.mediator.channel import broken, close_socket
-from microagent.mediator.reactor import BOTH, Reactor, Timer
+from microagent.mediator.reactor import BROKEN, HANGUP, OUT, READ, Reactor, Timer
 
 _MOVE_NONBLOCK = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2))
 _F_SETPIPE_SZ = 1031
@@ -20,6 +24,8 @@ _F_SETPIPE_SZ = 1031
 PIPE_SIZE = 1 << 20
 # Bytes moved in one go before others get their turn.
 _SHARE = 4 << 20
+# After a piece as large as this the next one is probably there.
+_LARGE = 1 << 16
 
 
 class PipePool:
@@ -51,10 +57,11 @@ class PipePool:
 class _Way:
     """One direction."""
 
-    __slots__ = ("ended", "held", "pipe", "shut", "sink", "source", "total")
+    __slots__ = ("_sink", "_source", "ended", "held", "pipe", "shut", "sink", "total")
 
     def __init__(self, source: socket.socket, sink: socket.socket, pipe: tuple[int, int]) -> None:
-        self.source = source
+        self._source = source.fileno()
+        self._sink = sink.fileno()
         self.sink = sink
         self.pipe = pipe
         self.held = 0
@@ -62,36 +69,32 @@ class _Way:
         self.ended = False
         self.shut = False
 
-    def move(self, share: int) -> int:
-        """Move up to about `share` bytes; returns how many reached the sink."""
-        moved = 0
-        source, sink = self.source.fileno(), self.sink.fileno()
-        while moved < share:
-            progress = False
-            if not self.ended and self.held < PIPE_SIZE:
-                try:
-                    got = os.splice(source, self.pipe[1], PIPE_SIZE - self.held, flags=_MOVE_NONBLOCK)
-                except BlockingIOError:
-                    pass  # nothing there, or the pipe is full of small pieces
-                else:
-                    self.held += got
-                    self.ended = got == 0
-                    progress = True
-            if self.held:
-                try:
-                    sent = os.splice(self.pipe[0], sink, self.held, flags=_MOVE_NONBLOCK)
-                except BlockingIOError:
-                    return moved
-                self.held -= sent
-                self.total += sent
-                moved += sent
-                progress = True
-            if self.ended and not self.held and not self.shut:
-                self.shut = True
-                self.sink.shutdown(socket.SHUT_WR)
-            if not progress or self.shut:
-                return moved
-        return moved
+    def move(self) -> None:
+        """Move what there is, up to about a share."""
+        moved = self._deliver() if self.held else 0
+        got = _LARGE
+        while got >= _LARGE and moved < _SHARE and not self.held and not self.ended:
+            try:
+                got = os.splice(self._source, self.pipe[1], PIPE_SIZE, flags=_MOVE_NONBLOCK)
+            except BlockingIOError:
+                break
+            self.held = got
+            self.ended = got == 0
+            if got:
+                moved += self._deliver()
+        if self.ended and not self.held and not self.shut:
+            self.shut = True
+            self.sink.shutdown(socket.SHUT_WR)
+
+    def _deliver(self) -> int:
+        """Send what the pipe holds; what stays is more than the sink takes now."""
+        try:
+            sent = os.splice(self.pipe[0], self._sink, self.held, flags=_MOVE_NONBLOCK)
+        except BlockingIOError:
+            return 0
+        self.held -= sent
+        self.total += sent
+        return sent
 
 
 class SpliceRelay:
@@ -112,6 +115,9 @@ class SpliceRelay:
         self._upstream = upstream
         self._closed = closed
         self._half_closed_seconds = half_closed_seconds
+        self._guest_fd = guest.fileno()
+        self._upstream_fd = upstream.fileno()
+        self._guest_mask = self._upstream_mask = -1
         self._out = _Way(guest, upstream, pipes.take())
         self._in = _Way(upstream, guest, pipes.take())
         self._half_closed: Timer | None = None
@@ -128,9 +134,13 @@ class SpliceRelay:
         return self._in.total
 
     def start(self) -> None:
-        """Begin. What waits already is reported at once: registering edge-triggered does that."""
-        self._reactor.watch(self._guest.fileno(), BOTH, self._ready, self)
-        self._reactor.watch(self._upstream.fileno(), BOTH, self._ready, self)
+        """Begin, with what the guest has said already."""
+        try:
+            self._out.move()
+        except OSError as error:
+            self.abort(error)
+            return
+        self._watch()
 
     def close(self, why: str, *, reset: bool = False) -> None:
         """End it now; `closed` is told once."""
@@ -140,7 +150,7 @@ class SpliceRelay:
         if self._half_closed:
             self._half_closed.cancel()
         for sock in (self._guest, self._upstream):
-            self._reactor.forget(sock.fileno())
+            self._reactor.closing(sock.fileno())
             close_socket(sock, reset=reset)
         for way in (self._out, self._in):
             self._pipes.give(way.pipe, empty=way.held == 0)
@@ -150,20 +160,43 @@ class SpliceRelay:
         """A socket broke, most likely: the other side sees a reset too."""
         self.close(broken(error), reset=True)
 
-    def _ready(self, _mask: int) -> None:
-        self._pump()
+    def _guest_ready(self, mask: int) -> None:
+        self._ready(self._guest_fd, mask, self._out, self._in)
 
-    def _pump(self) -> None:
-        if self._over:
+    def _upstream_ready(self, mask: int) -> None:
+        self._ready(self._upstream_fd, mask, self._in, self._out)
+
+    def _ready(self, fd: int, mask: int, away: _Way, towards: _Way) -> None:
+        """The source of `away`, which is the sink of `towards`, is ready for something."""
+        if not (away.ended or away.held):
+            if mask & ~OUT:
+                away.move()
+        elif mask & BROKEN:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        elif mask & HANGUP and not mask & OUT:
+            # Over both ways, while its last bytes wait for the other side: the kernel would say so again and again.
+            self._reactor.forget(fd)
             return
-        busy = self._out.move(_SHARE) >= _SHARE
-        busy |= self._in.move(_SHARE) >= _SHARE
-        if self._out.shut and self._in.shut:
-            self.close("closed")
-        elif busy:
-            self._reactor.soon(self._pump, self)
-        elif (self._out.shut or self._in.shut) and self._half_closed is None:
-            self._wait_for_the_other_half(self._out.total + self._in.total)
+        if mask & OUT and towards.held:
+            towards.move()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Watch each side for what can be done with it now; end when both ways have ended."""
+        out, back = self._out, self._in
+        if out.shut or back.shut:
+            if out.shut and back.shut:
+                self.close("closed")
+                return
+            if self._half_closed is None:
+                self._wait_for_the_other_half(out.total + back.total)
+        guest, upstream = _possible(out, back), _possible(back, out)
+        if guest != self._guest_mask:
+            self._guest_mask = guest
+            self._reactor.watch(self._guest_fd, guest, self._guest_ready, self)
+        if upstream != self._upstream_mask:
+            self._upstream_mask = upstream
+            self._reactor.watch(self._upstream_fd, upstream, self._upstream_ready, self)
 
     def _wait_for_the_other_half(self, total: int) -> None:
         """A half-closed connection may stay as long as bytes move."""
@@ -176,3 +209,9 @@ class SpliceRelay:
                 self._wait_for_the_other_half(now)
 
         self._half_closed = self._reactor.later(self._half_closed_seconds, check)
+
+
+def _possible(away: _Way, towards: _Way) -> int:
+    """What the source of `away`, which is the sink of `towards`, is watched for: what can be done with it now."""
+    mask = 0 if away.ended or away.held else READ
+    return mask | OUT if towards.held else mask
