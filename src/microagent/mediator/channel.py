@@ -18,7 +18,11 @@ class Channel(Protocol):
     """What a relay needs of an end."""
 
     def fileno(self) -> int:
-        """The descriptor to watch, for both directions at once."""
+        """The descriptor to watch."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether reading cannot go on before something was written, as in TLS: watch for that as well."""
 
     def read(self) -> bytes | None:
         """Some bytes; none (`b""`) at the end; None when there are none now. OSError when it broke."""
@@ -35,6 +39,8 @@ class Channel(Protocol):
 
 class PlainChannel:
     """A TCP socket."""
+
+    stuck = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -72,6 +78,7 @@ class TlsChannel:
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
+        self.stuck = False
         self._unread: bytes | None = None
         # Told just before the end: a TLS 1.3 server hands out its sessions at any time after the handshake.
         self.closing: Callable[[ssl.SSLSocket], None] | None = None
@@ -107,9 +114,14 @@ class TlsChannel:
         if self._unread is not None:
             unread, self._unread = self._unread, None
             return unread
+        self.stuck = False
         try:
-            return self._tls.recv(CHUNK)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            # Not recv() and send(), which ask whether there is TLS at all and then call these.
+            return self._tls.read(CHUNK)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLWantWriteError:
+            self.stuck = True
             return None
         except ssl.SSLZeroReturnError:
             return b""
@@ -117,7 +129,7 @@ class TlsChannel:
     def write(self, data: bytes | memoryview) -> int:
         """See Channel."""
         try:
-            return self._tls.send(data)
+            return self._tls.write(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
 

@@ -16,6 +16,7 @@ from typing import Protocol
 IN = select.EPOLLIN | select.EPOLLRDHUP
 OUT = select.EPOLLOUT
 READ = select.EPOLLIN
+RDHUP = select.EPOLLRDHUP
 EDGE = select.EPOLLET
 ONESHOT = select.EPOLLONESHOT
 # Edge-triggered, both ways: registered once, then the owner moves bytes until the kernel says EAGAIN.
