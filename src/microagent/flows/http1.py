@@ -18,13 +18,13 @@ from microagent.wire.http1 import (
     DEFAULT_LIMITS,
     BodyKind,
     ChunkedBody,
+    FamiliarRequests,
     Framing,
     HeadLimits,
     RequestHead,
     ResponseHead,
     accepts,
     find_head_end,
-    parse_request_head_untrusted,
     parse_response_head_untrusted,
 )
 from microagent.wire.http1_reply import deny_response
@@ -127,9 +127,13 @@ class HttpConversation:
     bytes_in: int = 0
     tunnel: bool = False
     finished: bool = False
+    _familiar: FamiliarRequests = field(init=False)
     _requests: bytearray = field(default_factory=bytearray)
     _responses: bytearray = field(default_factory=bytearray)
     _exchange: _Exchange | None = None
+
+    def __post_init__(self) -> None:
+        self._familiar = FamiliarRequests(self.most)
 
     @property
     def wants_guest(self) -> bool:
@@ -143,6 +147,9 @@ class HttpConversation:
         if self.tunnel:
             self.bytes_out += len(data)
             return [ToUpstream(data)]
+        idle = exchange is None and not self._requests and not self.finished
+        if idle and find_head_end(data) == len(data) <= self.most.size:
+            return self._request(data, b"", now)  # as most requests come: whole, and nothing else
         if exchange is None or exchange.request_body.done or self._requests:
             self._requests += data
             return self._next_requests(now)
@@ -156,8 +163,13 @@ class HttpConversation:
         exchange = self._exchange
         if exchange is not None and exchange.response_body is not None:
             return self._response_body(exchange, exchange.response_body, data, now)
-        self._responses += data
-        return self._next_response(now)
+        if self._responses:
+            self._responses += data
+            if find_head_end(self._responses) < 0 and len(self._responses) < self.most.size:
+                return []
+            data = bytes(self._responses)
+            self._responses.clear()
+        return self._next_response(data, now)
 
     def guest_ended(self, now: float) -> list[Effect]:
         """The guest sends no more. A half-closed client may still be waiting for its answer."""
@@ -197,8 +209,12 @@ class HttpConversation:
         head = bytes(self._requests[:end]) if 0 < end <= self.most.size else b""
         rest = bytes(self._requests[end:])
         self._requests.clear()
+        return self._request(head, rest, now)
+
+    def _request(self, head: bytes, rest: bytes, now: float) -> list[Effect]:
+        """A request's head, and what came behind it; an empty head is one that was too long."""
         try:
-            request = parse_request_head_untrusted(head, self.most)
+            request = self._familiar.parse_untrusted(head)
         except Malformed as fault:
             return self._deny(400, Reason.REQUEST_MALFORMED, None, fault.what, now)
         reason, verdict = self._judge(request)
@@ -255,38 +271,38 @@ class HttpConversation:
 
     # --- responses
 
-    def _next_response(self, now: float) -> list[Effect]:
+    def _next_response(self, data: bytes, now: float) -> list[Effect]:
+        """`data` are the server's bytes that nobody has looked at."""
         effects: list[Effect] = []
-        while self._responses and not self.finished:
+        while data and not self.finished:
             exchange = self._exchange
             if exchange is None:
                 # Nobody asked: a server that speaks first, or an answer too many.
                 return effects + self._finish("unsolicited response", now)
-            end = find_head_end(self._responses)
-            if end < 0 and len(self._responses) < self.most.size:
+            end = find_head_end(data)
+            if end < 0 and len(data) < self.most.size:
+                self._responses += data
                 return effects
-            head = bytes(self._responses[:end]) if 0 < end <= self.most.size else b""
+            head = data[:end] if 0 < end <= self.most.size else b""
             try:
                 response = parse_response_head_untrusted(head, exchange.request.method, self.most)
             except Malformed as fault:
                 return effects + self._bad_gateway(exchange, fault.what, now)
-            rest = bytes(self._responses[end:])
-            self._responses.clear()
+            data = data[end:]
             exchange.status = response.status
             exchange.bytes_in += len(head)
             self.bytes_in += len(head)
             if response.status == 101:
-                return effects + self._switch(exchange, response, head, rest, now)
+                return effects + self._switch(exchange, response, head, data, now)
             if response.status < 200:
                 effects.append(ToGuest(head))
                 exchange.interim += 1
                 if exchange.interim > MAX_INTERIM:
                     return effects + self._finish("too many interim responses", now)
-                self._responses += rest
                 continue
             exchange.close |= response.close or exchange.request.close
             exchange.response_body = body = _Body(response.framing)
-            return effects + self._response_body(exchange, body, rest, now, head)
+            return effects + self._response_body(exchange, body, data, now, head)
         return effects
 
     def _response_body(

@@ -97,6 +97,7 @@ class TcpHead:
         self._signals: tuple[str, ...] = ()
         self._candidates: list[tuple[Question, Verdict]] = []
         self._question: Question | None = None
+        self._again: tuple[Engine, Verdict] | None = None
         # What the guest offered of the protocols that can be read.
         self.alpn: tuple[str, ...] = ()
         self.ident = ident
@@ -115,7 +116,12 @@ class TcpHead:
 
     def decide_again(self) -> Verdict | None:
         """What the policy of now says about the address that was dialled; None before there was one."""
-        return self._engine.decide(self._question) if self._question is not None else None
+        if self._question is None:
+            return None
+        if self._again is None or self._again[0] is not self._engine:
+            # A verdict follows from these two alone, and neither ever changes: a new policy is another engine.
+            self._again = (self._engine, self._engine.decide(self._question))
+        return self._again[1]
 
     def open(self) -> list[Effect]:
         """The guest has connected."""
@@ -269,7 +275,7 @@ class TcpHead:
 
     def _dial_next(self) -> list[Effect]:
         question, verdict = self._candidates.pop(0)
-        self._question, self.verdict = question, verdict
+        self._question, self.verdict, self._again = question, verdict, None
         assert isinstance(question.address, IPv4Address)  # noqa: S101  (what is dialled has one, and of this kind)
         record = records.decision(
             self._with_signals(verdict),

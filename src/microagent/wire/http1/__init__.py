@@ -8,6 +8,7 @@ Start reading at `head` (the grammar), then `request`.
 """
 
 from microagent.wire.http1.body import ChunkedBody
+from microagent.wire.http1.familiar import FamiliarRequests
 from microagent.wire.http1.head import (
     CHUNKED,
     DEFAULT_LIMITS,
@@ -29,6 +30,7 @@ __all__ = [
     "UNTIL_CLOSE",
     "BodyKind",
     "ChunkedBody",
+    "FamiliarRequests",
     "Framing",
     "HeadLimits",
     "RequestHead",

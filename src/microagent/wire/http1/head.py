@@ -134,11 +134,17 @@ def body_framing(fields: dict[bytes, list[bytes]], minor: int) -> Framing | None
     return Framing(BodyKind.LENGTH, length) if length else NO_BODY
 
 
+# All that most messages say.
+_USUAL: Final = {name: frozenset((name.lower(),)) for name in (b"keep-alive", b"Keep-Alive", b"close", b"Close")}
+
+
 def connection_options(fields: dict[bytes, list[bytes]]) -> frozenset[bytes]:
     """Return the Connection options in lower case (RFC 9110 section 7.6.1)."""
     values = fields.get(b"connection")
     if values is None:
         return frozenset()
+    if (usual := _USUAL.get(values[0])) is not None and len(values) == 1:
+        return usual
     options = frozenset(option.strip(b" \t") for option in b",".join(values).lower().split(b","))
     # An intermediary behind us deletes what is listed: naming these would change the message after we read it.
     if options & {b"host", b"content-length", b"transfer-encoding"}:

@@ -1,9 +1,8 @@
 """A request's head: who is asked for, and where the request ends (RFC 9112 sections 3 and 6)."""
 
 import re
-from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, NamedTuple
 
 from microagent.errors import Malformed
 from microagent.wire.hostname import normalize_untrusted
@@ -35,8 +34,7 @@ _UPGRADE: Final = re.compile(TOKEN + rb"(?:/" + TOKEN + rb")?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """One request, as its one possible reader sees it.
 
     `target` is the request target as sent, `path` its path alone: no query, no authority. `host` is the

@@ -1,8 +1,7 @@
 """A response's head: where the response ends, which depends on the request too (RFC 9112 section 6.3)."""
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from microagent.errors import Malformed
 from microagent.wire.http1.head import (
@@ -26,8 +25,7 @@ from microagent.wire.http1.request import read_upgrade
 _HEAD: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + VALUE + rb")?\r\n" + FIELDS)
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """One response; `upgrade` is what a 101 switches to, None otherwise; `close`: it is the last one.
 
     `websocket_accept` are the values of a 101's Sec-WebSocket-Accept.
