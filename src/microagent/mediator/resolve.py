@@ -49,7 +49,12 @@ class Resolver:
         key = (name, qtype)
         known = self._cache.get(key)
         if known is not None and known[0] > self._reactor.now:
-            told(replace(known[1], min_ttl=int(known[0] - self._reactor.now)))
+            expires, answer = known
+            left = int(expires - self._reactor.now)
+            if answer.min_ttl != left:
+                answer = replace(answer, min_ttl=left)
+                self._cache[key] = (expires, answer)
+            told(answer)
             return
         waiting = self._running.setdefault(key, [])
         waiting.append(told)

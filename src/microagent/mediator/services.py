@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from microagent.api.limits import Limits
 from microagent.audit.record import Record
@@ -53,12 +54,12 @@ class Services:
     def __post_init__(self) -> None:
         self.denials = Denials(self.reactor, self._append)
 
-    @property
+    @cached_property
     def head_limits(self) -> HeadLimits:
         """How large the head of an HTTP message may be."""
         return HeadLimits(self.limits.http_head_bytes, self.limits.http_fields)
 
-    @property
+    @cached_property
     def sniffing(self) -> Sniffing:
         """How long and how far to look for a name."""
         most = self.limits

@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -103,6 +104,33 @@ def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
     assert hashlib.sha256(got[0]).digest() == hashlib.sha256(upload).digest()
     assert hashlib.sha256(back).digest() == hashlib.sha256(download).digest()
     assert (relay.bytes_out, relay.bytes_in) == (SIZE, SIZE)
+    assert loop.closed == ["closed"]
+
+
+def test_a_guest_that_has_gone_both_ways_while_its_bytes_wait_wakes_nobody(ends: Ends) -> None:
+    loop, turns = Loop(), 0
+    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0)
+    relay.start()
+    turn = loop.reactor.turn
+
+    def counted() -> None:
+        nonlocal turns
+        turns += 1
+        turn()
+
+    loop.reactor.turn = counted  # type: ignore[method-assign]
+    sent = 0
+    with loop:
+        ends.server.shutdown(socket.SHUT_WR)
+        assert ends.guest.recv(1) == b""
+        while not relay._out.held:
+            sent += ends.guest.send(bytes(1 << 16))
+        ends.guest.shutdown(socket.SHUT_WR)
+        before = turns
+        time.sleep(0.5)
+        assert turns - before < 50
+        assert len(receive_all(ends.server)) == sent
+    assert relay.bytes_out == sent
     assert loop.closed == ["closed"]
 
 
