@@ -25,6 +25,8 @@ def guest_dir() -> Path:
 def lab(guest_dir: Path) -> Iterator[Lab]:
     """A made-up internet and an agent on it, for all tests of a module."""
     with Internet() as internet, Lab(internet, guest_dir) as made_up, Witness(made_up.state):
+        # Whichever test comes first would have the progress of its making on stderr.
+        assert made_up.cli("image", "pull", "base").returncode == 0
         yield made_up
 
 

@@ -54,4 +54,4 @@ def failed(program: str, said: bytes, code: int | None) -> ToolFailed:
 
 def remove_tree(path: Path) -> None:
     """Removes whatever is there, links not followed. Not by recursion: an image may nest deeper than Python does."""
-    subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False, capture_output=True)
+    subprocess.run(["/bin/rm", "-rf", "--one-file-system", "--", path], check=False, capture_output=True)
