@@ -7,18 +7,24 @@ and `bytes`, and no filter hides it. Whether each line is what was written is fo
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 from microagent.audit import logfile
+from microagent.audit.record import Event, timestamp
 from microagent.errors import ApiError
 
 UNREADABLE = "unreadable_line"
 _REFUSALS = frozenset({"egress_cap_exceeded", "egress_loop_guard"})
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([0-9]{1,9})([smhd])\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PART = re.compile(r"([0-9]{1,6})([smhdw])")
+_DURATION = re.compile(rf"(?:{_PART.pattern}){{1,5}}\Z")
+_CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}")
+_EVENTS = frozenset(str(event) for event in Event)
 _HOST_FIELDS = ("host", "qname", "dst")
 # No record is longer (audit.record cuts every text); what is, is not read into memory as one.
 _LONGEST = 1 << 16
@@ -64,19 +70,43 @@ class Filter:
 
 
 def filter_from_query(query: Mapping[str, str], now: datetime) -> Filter:
-    """The filter in `?denied=1&event=…&host=…&since=10m&id=…&flow=…`; ApiError `invalid` for a `since` that is none."""
-    since = query.get("since", "")
-    start = (now.astimezone(UTC) - duration(since)).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if since else ""
+    """The filter in `?denied=1&event=…&host=…&since=10m&id=…&flow=…`.
+
+    ApiError `invalid` for a `since` that is no time, and for an event that there is not.
+    """
     words = {key: query.get(key, "") for key in ("event", "host", "id", "flow")}
+    if words["event"] and words["event"] not in _EVENTS:
+        near = get_close_matches(words["event"], _EVENTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the events are {', '.join(sorted(_EVENTS))}"
+        raise ApiError("invalid", f"there is no event {words['event']!r}", hint)
+    start = timestamp(moment(query["since"], now.astimezone(UTC))) if "since" in query else ""
     return Filter(denied=query.get("denied") == "1", since=start, **words)
 
 
+def moment(text: str, now: datetime) -> datetime:
+    """A time in the past: a duration before `now`, or a time in UTC as records have it, whole or in part.
+
+    `10m`, `2h30m`, `2026-01-31T15:04:05Z`, `2026-01-31`, `15:04`. ApiError `invalid` for anything else.
+    """
+    with suppress(ApiError, OverflowError):
+        return now - duration(text)
+    if _CLOCK.match(text):
+        with suppress(ValueError):
+            today = datetime.combine(now.date(), time.fromisoformat(text.removesuffix("Z")), UTC)
+            return today if today <= now else today - timedelta(days=1)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        hint = "write 10m, 2h30m or 7d, or a time in UTC: 15:04, 2026-01-31, 2026-01-31T15:04:05Z"
+        raise ApiError("invalid", f"{text!r} is neither a duration nor a time", hint) from None
+    return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+
+
 def duration(text: str) -> timedelta:
-    """`90s`, `10m`, `2h`, `7d`; ApiError `invalid` for anything else."""
-    found = _DURATION.match(text)
-    if not found:
-        raise ApiError("invalid", f"{text!r} is not a duration", "write a number and s, m, h or d, such as 10m")
-    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+    """`90s`, `10m`, `2h30m`, `7d`, `1w`; ApiError `invalid` for anything else."""
+    if not _DURATION.match(text):
+        raise ApiError("invalid", f"{text!r} is not a duration", "write a number and s, m, h, d or w, such as 10m")
+    return timedelta(seconds=sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(text)))
 
 
 def is_denial(record: Mapping[str, Any]) -> bool:
@@ -133,4 +163,8 @@ def unreadable(file: str, offset: int, length: int) -> dict[str, Any]:
 
 
 def _host_matches(record: Mapping[str, Any], pattern: str) -> bool:
-    return any(fnmatchcase(str(record.get(key, "")).lower(), pattern) for key in _HOST_FIELDS)
+    """`.x` is x and all names below it, as in a policy; `*`, `?` and `[…]` as in file names."""
+    pattern = pattern.removesuffix(".")
+    patterns = (pattern[1:], f"*{pattern}") if pattern.startswith(".") else (pattern,)
+    asked = [str(record.get(key, "")).lower() for key in _HOST_FIELDS]
+    return any(fnmatchcase(host, one) for host in asked for one in patterns)

@@ -5,7 +5,7 @@ before `inert`.
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any
 
@@ -127,6 +127,8 @@ def brief(record: Record) -> str:
         parts = (record.get("reason") or record.get("limit"), _subject(record))
     elif word == "allow":
         parts = (_subject(record), record.get("rule") or ("unlisted" if record.get("unlisted") else ""))
+    elif word == "close":
+        parts = (record.get("why"), _subject(record))
     else:
         return what(record)
     return " · ".join(str(part) for part in parts if part)
@@ -145,21 +147,32 @@ def size(count: int) -> str:
 def _subject(record: Record) -> str:
     event = str(record.get("event", ""))
     if event == "egress_request":
-        return " ".join(str(record[key]) for key in ("method", "path", "status") if record.get(key))
+        # The status first: a path may be long, and is what is cut then.
+        return " ".join(str(record[key]) for key in ("status", "method", "path") if record.get(key))
     if event == "egress_drop":
-        return f"{record.get('what', '')} {record.get('packets', '')} packets"
+        return str(record.get("what", ""))
     if event.startswith("egress_dns"):
         return f"dns {record.get('qtype', '')}{_answers(record)}".rstrip()
     if event == UNREADABLE:
         return f"{record.get('bytes')} bytes at {record.get('offset')} of {record.get('file')} cannot be read"
     if verdict(record) == "info" or event == "gap":
-        return event
-    return " ".join(str(record[key]) for key in ("proto", "tls") if record.get(key))
+        return " · ".join((event, *_told(record)))
+    return " ".join(str(record[key]) for key in ("proto", "tls") if record.get(key) and record[key] != "none")
+
+
+def _told(record: Record) -> Iterator[str]:
+    """What the agent or the mediator says of itself."""
+    for key in ("mode", "who"):
+        if record.get(key):
+            yield str(record[key])
+    for key, sign in (("added", "+"), ("removed", "-"), ("sockets", ""), ("checks", ""), ("failed", "FAILED ")):
+        if isinstance(values := record.get(key), list):
+            yield ", ".join(f"{sign}{value}" for value in values)
 
 
 def _answers(record: Record) -> str:
     """What came back, where this is the record of that and not of the question."""
-    if "rcode" not in record:
+    if record.get("rcode") is None:
         return ""
     answers = record.get("answers")
     return " → " + (" ".join(map(str, answers[:3])) if isinstance(answers, list) and answers else "nothing")
@@ -173,9 +186,16 @@ def host(record: Record) -> str:
 
 def carried(record: Record) -> str:
     """Bytes out and in, "" where the record does not say."""
+    if "packets" in record:
+        return packets(number(record, "packets"))
     if "bytes_out" in record or "bytes_in" in record:
         return f"↑{_count(record, 'bytes_out')} ↓{_count(record, 'bytes_in')}"
     return _count(record, "bytes") if "bytes" in record else ""
+
+
+def packets(count: int) -> str:
+    """How many packets, in words."""
+    return f"{size(count)} packet{'' if count == 1 else 's'}"
 
 
 def _count(record: Record, key: str) -> str:

@@ -22,8 +22,8 @@ _BEGINS_WITH = 200
 @click.option("-f", "--follow", is_flag=True, help="Go on until the workspace ends, or Ctrl-C.")
 @click.option("--denied", is_flag=True, help="Only what was refused.")
 @click.option("--event", metavar="EVENT", help="Only this event, such as egress_dns_deny.")
-@click.option("--host", metavar="PATTERN", help="Only hosts that match, such as '*.example.org'.")
-@click.option("--since", metavar="TIME", help="Only the last 90s, 10m, 2h or 7d.")
+@click.option("--host", metavar="PATTERN", help="Only hosts that match, such as .example.org or '10.*'.")
+@click.option("--since", metavar="TIME", help="The last 90s, 10m, 2h30m; or since 15:04, 2026-01-31 (UTC).")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="Only the last N of what is there.")
 @click.option("--id", "ident", metavar="ID", help="Explain the decision with this id.")
 @json_option

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -16,8 +17,9 @@ from rich.live import Live
 from rich.rule import Rule
 from rich.text import Text
 
+from microagent.audit.record import timestamp
 from microagent.cli.live_lines import Layout, Line, key_of, line_of
-from microagent.cli.live_totals import Totals
+from microagent.cli.live_totals import WINDOW, Totals
 
 _REDRAW = 0.1  # seconds
 _FOLDING = 8
@@ -33,9 +35,9 @@ class View:
         self._newest: OrderedDict[tuple[str, ...], Line] = OrderedDict()
         self._leaving: list[Line] = []
 
-    def feed(self, record: dict[str, Any], now: float) -> None:
-        """One more record."""
-        self._totals.add(record, now)
+    def feed(self, record: dict[str, Any], now: float, *, fresh: bool = True) -> None:
+        """One more record; `fresh`: written just now, and not long ago."""
+        self._totals.add(record, now, fresh=fresh)
         key, line = key_of(record), line_of(record)
         if key in self._newest:
             self._newest[key].add(line)
@@ -81,13 +83,18 @@ async def show(records: AsyncIterator[dict[str, Any]], view: View, console: Cons
             drawing = asyncio.create_task(_draw(view, console, live))
             try:
                 async for record in records:
-                    view.feed(record, time.monotonic())
+                    view.feed(record, time.monotonic(), fresh=str(record.get("ts", "")) >= _just_now())
                 view.end()
             finally:
                 drawing.cancel()
                 _print(console, view.leaving(console.width, everything=True))
     finally:
         console.print(*view.sums(console.width, time.monotonic()), sep="\n")
+
+
+def _just_now() -> str:
+    """Records of this time or later count in the rates; those that were there before are only added up."""
+    return timestamp(datetime.now(UTC) - timedelta(seconds=WINDOW))
 
 
 async def _draw(view: View, console: Console, live: Live) -> None:

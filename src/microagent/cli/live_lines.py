@@ -10,12 +10,14 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from microagent.audit.render import brief, host, inert, number, size, style_of, took, verdict, what
+from microagent.audit.render import brief, host, inert, number, packets, size, style_of, took, verdict, what
 
 Record = Mapping[str, Any]
 
 _MEDIUM = 100
 _WIDE = 140
+# Cells of WHAT from which on it says everything, hints too.
+_ROOMY = 60
 _ARROWS = (("↑", "bytes_out"), ("↓", "bytes_in"))
 
 
@@ -27,23 +29,27 @@ class Line:
     count: int
     sent: int
     received: int
+    packets: int = 0
 
     def add(self, other: "Line") -> None:
-        """One more of them."""
+        """One more of them. What came back to a question is no other question."""
+        if "rcode" not in other.record or other.record.get("flow") != self.record.get("flow"):
+            self.count += other.count
         self.record = other.record
-        self.count += other.count
+        self.packets += other.packets
         self.sent += other.sent
         self.received += other.received
 
 
 def line_of(record: Record) -> Line:
     """The line of a single record; one that stands for many counts as many."""
-    return Line(record, number(record, "count") or 1, number(record, "bytes_out"), number(record, "bytes_in"))
+    carried = number(record, "bytes_out"), number(record, "bytes_in")
+    return Line(record, number(record, "count") or 1, *carried, number(record, "packets"))
 
 
 def key_of(record: Record) -> tuple[str, ...]:
-    """What two records have in common that are shown as one line; drops differ by their counts, and are one."""
-    said = str(record.get("what")) if record.get("event") == "egress_drop" else what(record)
+    """What two records have in common that are shown as one line: so are a question and what came back."""
+    said = what({**record, "answers": None, "rcode": None} if "rcode" in record else record)
     return str(record.get("workspace")), str(record.get("event")), host(record), str(record.get("dst")), said
 
 
@@ -98,7 +104,7 @@ class Layout:
             "N": f"x{line.count}" if line.count > 1 else "",
             "HOST": host(record) or ("" if wide else record.get("dst", "")),
             "DST": record.get("dst", ""),
-            "WHAT": what(record) if wide else brief(record),
+            "WHAT": what(record) if self.columns["WHAT"] >= _ROOMY else brief(record),
             "BYTES": _bytes(line),
             "TOOK": took(record),
         }
@@ -115,6 +121,8 @@ def fit(text: str, width: int) -> str:
 
 
 def _bytes(line: Line) -> str:
+    if line.packets:
+        return packets(line.packets)
     if not any(key in line.record for _, key in _ARROWS):
         return ""
     return f"↑{size(line.sent)} ↓{size(line.received)}"

@@ -9,9 +9,11 @@ from rich.text import Text
 from microagent.audit.render import host, inert, number, size, style_of, verdict
 from microagent.cli.live_lines import fit
 
-_WINDOW = 10.0  # seconds over which a rate is taken
+WINDOW = 10.0  # seconds over which a rate is taken
 # A workspace can ask for names without end; the rare ones are forgotten, so counts of the busiest stay right.
 _MOST_NAMES = 10_000
+# An answer comes within seconds of its question; this many flows ago at most.
+_ASKED = 256
 _SHOWN = ("allow", "deny", "error", "request")
 
 
@@ -24,9 +26,13 @@ class Totals:
         self.denied: Counter[str] = Counter()
         self.sent = self.received = self.dropped = 0
         self._recent: deque[tuple[float, int, int]] = deque()
+        self._asked: deque[object] = deque(maxlen=_ASKED)
 
-    def add(self, record: Mapping[str, Any], now: float) -> None:
-        """One more record; `now` in seconds of any clock that does not go back."""
+    def add(self, record: Mapping[str, Any], now: float, *, fresh: bool = True) -> None:
+        """One more record; `now` in seconds of any clock that does not go back. `fresh`: written just now."""
+        if "rcode" in record and record.get("flow") in self._asked:
+            return  # what came back to a question that was counted
+        self._asked.append(record.get("flow"))
         word, count = verdict(record), number(record, "count") or 1
         name = host(record) or str(record.get("dst", "")) or "-"
         carried = 0
@@ -43,14 +49,15 @@ class Totals:
             _count(self.hosts, name, count)
         elif word == "deny":
             _count(self.denied, name, count)
-        self._recent.append((now, count if word in ("allow", "deny") else 0, carried))
+        if fresh:
+            self._recent.append((now, count if word in ("allow", "deny") else 0, carried))
 
     def rates(self, now: float) -> tuple[float, float]:
         """Decisions and bytes a second, lately."""
-        while self._recent and self._recent[0][0] < now - _WINDOW:
+        while self._recent and self._recent[0][0] < now - WINDOW:
             self._recent.popleft()
         decisions = sum(count for _, count, _ in self._recent)
-        return decisions / _WINDOW, sum(carried for _, _, carried in self._recent) / _WINDOW
+        return decisions / WINDOW, sum(carried for _, _, carried in self._recent) / WINDOW
 
     def lines(self, width: int, now: float) -> list[Text]:
         """Three lines, none longer than `width`: sums and rates, the busiest hosts, those most often denied."""
@@ -59,7 +66,7 @@ class Totals:
         for word in _SHOWN:
             sums.append(f"{word} {self.verdicts[word]}", style_of(word) if self.verdicts[word] else "dim").append("  ")
         if self.dropped:
-            sums.append(f"dropped {self.dropped} packets  ", style_of("drop"))
+            sums.append(f"dropped {size(self.dropped)}  ", style_of("drop"))
         sums.append(f"↑{size(self.sent)} ↓{size(self.received)}  {decisions:.1f}/s  {size(round(carried))}B/s")
         sums.truncate(width, overflow="ellipsis")
         return [sums, _top("hosts", self.hosts, width, "allow"), _top("denied", self.denied, width, "deny")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microagent.audit.reader import UNREADABLE, Filter, duration, filter_from_query, is_denial
+from microagent.audit.reader import UNREADABLE, Filter, duration, filter_from_query, is_denial, moment
 from microagent.audit.tail import Tail, read
 from microagent.errors import ApiError
 
@@ -52,6 +52,10 @@ def test_no_log_yet_means_no_records(tmp_path: Path) -> None:
         ({"host": "10.*"}, "3"),
         ({"since": "2m"}, "4"),
         ({"since": "3m"}, "34"),
+        ({"host": ".example.org"}, "1"),
+        ({"host": ".org"}, "1"),
+        ({"host": ".xample.org"}, ""),
+        ({"host": "evil.test."}, "2"),
         ({"id": "2"}, "2"),
         ({"denied": "1", "since": "1h", "host": "evil.test"}, "2"),
     ],
@@ -74,7 +78,38 @@ def test_durations_that_are_none(text: str) -> None:
 
 def test_durations() -> None:
     assert (duration("90s"), duration("2h")) == (timedelta(seconds=90), timedelta(hours=2))
-    assert duration("7d") == timedelta(days=7)
+    assert duration("7d") == timedelta(days=7) == duration("1w")
+    assert duration("2h30m") == timedelta(minutes=150)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("90s", "2026-01-31T11:58:30"),
+        ("11:30", "2026-01-31T11:30:00"),
+        ("13:00:01", "2026-01-30T13:00:01"),
+        ("2026-01-30", "2026-01-30T00:00:00"),
+        ("2026-01-30T15:04", "2026-01-30T15:04:00"),
+        ("2026-01-30T15:04:05.000006Z", "2026-01-30T15:04:05.000006"),
+        ("2026-01-30T15:04:05+02:00", "2026-01-30T13:04:05"),
+    ],
+)
+def test_moments(text: str, found: str) -> None:
+    assert moment(text, datetime(2026, 1, 31, 12, tzinfo=UTC)) == datetime.fromisoformat(found).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["", "10", "yesterday", "25:00", "2026-13-01", "-5m", "999999w", "\u0661m"])
+def test_moments_that_are_none(text: str) -> None:
+    with pytest.raises(ApiError, match="is neither a duration nor a time") as error:
+        moment(text, datetime(2026, 1, 31, 12, tzinfo=UTC))
+    assert "10m" in error.value.hint
+
+
+@pytest.mark.parametrize(("word", "hint"), [("egress_dns_den", "egress_dns_deny"), ("x", "are egress_allow")])
+def test_an_event_that_there_is_not(word: str, hint: str) -> None:
+    with pytest.raises(ApiError, match="there is no event") as error:
+        filter_from_query({"event": word}, NOW)
+    assert hint in error.value.hint
 
 
 def test_a_kernel_drop_is_no_denial_of_a_request() -> None:

@@ -44,7 +44,7 @@ def test_an_allow() -> None:
 
 
 def test_a_request() -> None:
-    assert columns(REQUEST)[1:] == ("request", "api.example.org", "-", "GET /v1 200", "↑120 ↓45k", "87ms")
+    assert columns(REQUEST)[1:] == ("request", "api.example.org", "-", "200 GET /v1", "↑120 ↓45k", "87ms")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_request() -> None:
         ),
         ({"event": "egress_dns_allow", "qtype": "AAAA", "rcode": 0}, "allow", "dns AAAA → nothing"),
         ({"event": "egress_internal_deny", "dst": "10.0.0.1:80", "reason": "r"}, "deny", "r"),
-        ({"event": "egress_drop", "what": "ipv6", "packets": 3, "bytes": 210}, "drop", "ipv6 3 packets"),
+        ({"event": "egress_drop", "what": "ipv6", "packets": 3, "bytes": 210}, "drop", "ipv6"),
         ({"event": "egress_mitm_upstream_error", "error": "expired"}, "error", "expired"),
         ({"event": "gap"}, "error", "gap"),
         ({"event": "mediator_up"}, "info", "mediator_up"),
@@ -105,7 +105,7 @@ def test_a_time_that_is_no_number_is_nothing() -> None:
         (ALLOW, "tls intercept · allow: api.example.org"),
         ({"event": "egress_deny", "proto": "http", "reason": "name_not_listed", "hint": "h"}, "name_not_listed · http"),
         ({"event": "egress_allow", "proto": "tcp", "unlisted": True}, "tcp · unlisted"),
-        (REQUEST, "GET /v1 200"),
+        (REQUEST, "200 GET /v1"),
     ],
 )
 def test_in_few_words(record: dict[str, Any], shown: str) -> None:

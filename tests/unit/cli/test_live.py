@@ -54,7 +54,7 @@ def text_of(record: Record, width: int, *, workspaces: bool = False) -> str:
 def test_at_80_columns_there_is_what_matters() -> None:
     assert text_of(DENY, 80) == "03:04:05 deny          evil.test            name_not_listed · tls intercept"
     assert text_of(CLOSE, 80).split()[:3] == ["03:04:05", "close", "api.example.org"]
-    assert text_of(CLOSE, 80).endswith(" tls intercept · end … ↑1.0k ↓20 1.2s")
+    assert text_of(CLOSE, 80).endswith(" end · tls intercept   ↑1.0k ↓20 1.2s")
     assert text_of({**DENY, "host": "", "dst": "10.0.0.1:80"}, 80).split()[2] == "10.0.0.1:80"
     assert text_of(DENY, 80, workspaces=True).split()[1] == "research"
 
@@ -111,10 +111,38 @@ def test_sums_rates_and_the_busiest() -> None:
     totals.add(CLOSE, 100)
     totals.add({"event": "egress_drop", "packets": 5}, 100)
     sums, hosts, denied = (line.plain for line in totals.lines(120, 101))
-    assert sums == "allow 3  deny 7  error 0  request 0  dropped 5 packets  ↑1.0k ↓20  1.0/s  102B/s"
+    assert sums == "allow 3  deny 7  error 0  request 0  dropped 5  ↑1.0k ↓20  1.0/s  102B/s"
     assert hosts.split() == ["hosts", "api.example.org", "3"]
     assert denied.split() == ["denied", "evil.test", "7"]
     assert totals.rates(111) == (0, 0)
+    totals.add(ALLOW, 200, fresh=False)
+    assert totals.rates(200) == (0, 0)
+    assert totals.verdicts["allow"] == 4
+
+
+QUESTION: Record = {**ALLOW, "event": "egress_dns_allow", "qname": "api.example.org", "qtype": "A", "flow": "f1"}
+ANSWER: Record = {**QUESTION, "rcode": 0, "answers": ["203.0.113.7"], "ttl": 60}
+
+
+def test_a_question_and_its_answer_are_one_line_and_counted_once() -> None:
+    view = View("x", workspaces=False)
+    for record in (QUESTION, ANSWER, {**QUESTION, "flow": "f2"}, {**ANSWER, "flow": "f2"}):
+        view.feed(record, 0)
+    (line,) = view.leaving(100, everything=True)
+    assert line.plain.split()[2] == "x2"
+    assert "dns A → 203.0.113.7" in line.plain
+    assert view._totals.verdicts["allow"] == 2
+    # What the mediator answers by itself has the one record.
+    view.feed({**ANSWER, "flow": "f3"}, 0)
+    assert view._totals.verdicts["allow"] == 3
+
+
+def test_drops_are_one_line_with_their_packets() -> None:
+    view = View("x", workspaces=False)
+    for packets in (1, 4):
+        view.feed({"event": "egress_drop", "what": "icmp", "packets": packets, "bytes": 84}, 0)
+    (line,) = view.leaving(100, everything=True)
+    assert "5 packets" in line.plain
 
 
 def test_names_without_end_do_not_fill_the_memory() -> None:
