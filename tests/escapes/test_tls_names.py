@@ -4,6 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from tests.kernel.conftest import MakeWorkspace
@@ -144,3 +145,22 @@ def test_a_warning_before_the_hello_does_not_make_it_opaque(
     assert not lab.internet.evidence().banners
     assert lab.guest.tcp(world.SSH, 22, b"SSH-2.0-x\r\n", seconds=1).data == world.BANNER + b"SSH-2.0-x\r\n"
     assert oracle.leaks({Destination("tcp", world.SSH, 22)}, {"ssh.ok.test"}) == ()
+
+
+def test_an_urgent_first_byte_hides_no_hello(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """A reader that leaves urgent bytes out would look at what follows, and take it for no TLS."""
+    lab = workspace(allow=["ssh.ok.test"])
+    assert lab.guest.dig("+short", "ssh.ok.test").strip() == world.SSH
+    hello = client_hello(DENIED)
+
+    def talk() -> None:
+        with socket.create_connection((world.SSH, 22), timeout=5) as stream, suppress(OSError):
+            stream.send(hello[:1], socket.MSG_OOB)
+            stream.sendall(hello[1:])
+            stream.recv(1)
+            stream.send(b"!", socket.MSG_OOB)
+            stream.recv(1)
+
+    lab.guest.call(talk)
+    lab.wait_for("egress_deny", host=DENIED)
+    assert oracle.leaks((), {"ssh.ok.test"}) == ()

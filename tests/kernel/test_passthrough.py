@@ -9,9 +9,11 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.escapes.test_tls_names import client_hello
@@ -60,9 +62,17 @@ def ends(internet: Internet, workspace: MakeWorkspace, oracle: Oracle) -> Iterat
         server = stack.enter_context(listener.accept()[0])
         for end in (guest, server):
             end.settimeout(_PATIENCE)
-        assert server.recv(len(hello), socket.MSG_WAITALL) == hello
+        assert exactly(server, len(hello)) == hello
         yield Ends(lab, guest, server, len(hello))
     assert oracle.leaks({TLS}, {NAME}) == ()
+
+
+def exactly(end: socket.socket, size: int) -> bytes:
+    """So many bytes."""
+    data = b""
+    while len(data) < size and (piece := end.recv(size - len(data))):
+        data += piece
+    return data
 
 
 def send(end: socket.socket, size: int, digest: "hashlib._Hash") -> None:
@@ -120,7 +130,7 @@ def test_the_end_of_one_direction_leaves_the_other_open(ends: Ends, first: str) 
 def test_a_reset_is_a_reset_on_the_other_side(ends: Ends, who: str) -> None:
     one, other = (ends.guest, ends.server) if who == "guest" else (ends.server, ends.guest)
     one.sendall(b"the last word")
-    assert other.recv(13, socket.MSG_WAITALL) == b"the last word"
+    assert exactly(other, 13) == b"the last word"
     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     one.close()
     with pytest.raises(ConnectionResetError):
@@ -128,6 +138,28 @@ def test_a_reset_is_a_reset_on_the_other_side(ends: Ends, who: str) -> None:
     closed = ends.closed()
     assert closed["why"].startswith("reset")
     assert closed["bytes_out"] + closed["bytes_in"] == ends.hello + 13
+
+
+@pytest.mark.parametrize("who", ["guest", "server"])
+def test_an_urgent_byte_stays_in_its_place(ends: Ends, who: str) -> None:
+    one, other = (ends.guest, ends.server) if who == "guest" else (ends.server, ends.guest)
+    before = consumed(ends.lab)
+    for _ in range(3):
+        one.sendall(b"before")
+        one.send(b"!", socket.MSG_OOB)
+        one.sendall(b"behind")
+        assert exactly(other, 13) == b"before!behind"
+    one.send(b"!", socket.MSG_OOB)
+    one.shutdown(socket.SHUT_WR)
+    assert [exactly(other, 1), other.recv(1)] == [b"!", b""]
+    time.sleep(1)
+    assert consumed(ends.lab) - before < 0.5
+
+
+def consumed(lab: Workspace) -> float:
+    """Seconds of a processor that the mediator has had."""
+    fields = Path(f"/proc/{lab.mediator.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def push(end: socket.socket, digest: "hashlib._Hash") -> int:

@@ -148,6 +148,11 @@ class TlsChannel:
         close_socket(self._tls, reset=reset)
 
 
+def keep_in_place(sock: socket.socket) -> None:
+    """Let urgent bytes stay in their place (RFC 6093): then peeking, reading and splicing see the same."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
 def close_socket(sock: socket.socket, *, reset: bool = False) -> None:
     """Close; with `reset` the peer sees RST instead of FIN."""
     if reset:

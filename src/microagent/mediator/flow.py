@@ -20,7 +20,7 @@ from microagent.flows.inside_tls import InsideTls
 from microagent.flows.last_words import Http1Words, Http2Words, LastWords
 from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
-from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself
+from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself, keep_in_place
 from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
 from microagent.mediator.reactor import HANGUP, IN, ONESHOT, OUT, Timer
@@ -194,6 +194,7 @@ class Flow:
         self._pause()
         try:
             self._upstream = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            keep_in_place(sock)
             code = sock.connect_ex((address, port))
         except OSError as error:
             self._dial_failed(error.strerror or str(error))
