@@ -153,6 +153,13 @@ def keep_in_place(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
+def outgoing_socket() -> socket.socket:
+    """A TCP socket that has still to connect, and does not block."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    keep_in_place(sock)
+    return sock
+
+
 def close_socket(sock: socket.socket, *, reset: bool = False) -> None:
     """Close; with `reset` the peer sees RST instead of FIN."""
     if reset:
