@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from microagent.agent.peers import may_speak
+from microagent.agent.peers import caller, may_speak
 from microagent.api.client import Client, NoAgent, call
 from microagent.api.messages import EGRESS as EGRESS_OF_ALL
 from microagent.api.messages import RUN, WORKSPACES, workspace_path
 from microagent.errors import ApiError
+from microagent.guests.caller import Caller
 from microagent.workspace.store import EGRESS
 
 # The agent refuses to run as anybody else; no test here makes a namespace.
@@ -324,6 +325,28 @@ def test_peers_are_who_the_kernel_says() -> None:
     left, right = socket.socketpair()
     with left, right:
         assert may_speak(left, None) == (os.geteuid() == 0)
+
+
+def test_the_group_may_speak_and_is_known_by_all_its_groups() -> None:
+    """More groups than the socket module's own getsockopt has room for."""
+    many = list(range(100_000, 100_600))
+    with socket.socket(socket.AF_UNIX) as listener, tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o711)
+        path = Path(directory, "s")
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen()
+        program = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); s.recv(1)"
+        with subprocess.Popen([sys.executable, "-c", program], user=65534, group=65534, extra_groups=many):
+            peer, _ = listener.accept()
+            with peer:
+                assert [may_speak(peer, group) for group in (100_599, 65534, 99_999, None)] == [
+                    True,
+                    True,
+                    False,
+                    False,
+                ]
+                assert caller(peer) == Caller(65534, 65534, tuple(many))
 
 
 def test_a_machine_that_gives_no_more_says_what_is_short(agent: Agent) -> None:
