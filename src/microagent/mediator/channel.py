@@ -99,9 +99,13 @@ class TlsChannel:
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is done. ssl.SSLError or OSError when it failed."""
+        self.stuck = False
         try:
             self._tls.do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLWantWriteError:
+            self.stuck = True
             return False
         return True
 
