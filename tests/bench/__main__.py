@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tests.bench.row import Row
 
-MODULES: Final = ("policy", "tls", "audit", "dns")
+MODULES: Final = ("policy", "tls", "audit", "dns", "scale", "guests")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 
 _HEAD = """# Performance
@@ -28,6 +28,11 @@ peers are those of Debian 12 and PyPI, each with one worker, set up by the bench
 
 | # | what | measured | target |
 |---|---|---|---|
+"""
+_TAIL = """
+A workspace more takes as long as the first one did (network, rules, mediator; a dot each):
+
+![set-up time against the number of workspaces](images/growth.svg)
 """
 
 
@@ -64,7 +69,8 @@ def _page(rows: Iterable[Row]) -> str:
         kernel=platform.release().split("-")[0],
         python=platform.python_version(),
     )
-    return head + "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
+    lines = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
+    return f"{head}{lines}{_TAIL}"
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def run() -> list[Row]:
         found = {name: _peer(rig, name) for name in ("dnsmasq", "unbound")}
         limits = Limits(dns_queries_per_second=1_000_000)
         with Guest(rig, allow=[NAME], limits=limits) as guest:
-            cached = _measure(rig, guest.namespace, str(GATEWAY.ip), NAME)
-            refused = _measure(rig, guest.namespace, str(GATEWAY.ip), _REFUSED)
+            cached = measure(rig, guest.namespace, str(GATEWAY.ip), NAME)
+            refused = measure(rig, guest.namespace, str(GATEWAY.ip), _REFUSED)
             records = sum(1 for line in guest.log.open("rb") if b'"event":"egress_dns_' in line)
     for name, (rate, delay, _) in {**found, "ours, cached": cached, "ours, refused": refused}.items():
         sys.stderr.write(f"  {name:14} {rate:10.0f}/s {delay:6.2f} ms\n")
@@ -76,10 +76,10 @@ def _peer(rig: Rig, name: str) -> tuple[float, float, int]:
             config.write_text(text)
             rig.start(undo, rig.host, "unbound", "-d", "-c", str(config))
         rig.wait(rig.host, HOST_FOR_CLIENT, 53)
-        return _measure(rig, rig.client, HOST_FOR_CLIENT, NAME)
+        return measure(rig, rig.client, HOST_FOR_CLIENT, NAME)
 
 
-def _measure(rig: Rig, where: Namespace, server: str, name: str) -> tuple[float, float, int]:
+def measure(rig: Rig, where: Namespace, server: str, name: str) -> tuple[float, float, int]:
     """Questions a second, the mean delay of one at a time in milliseconds, and how many were answered in all."""
     questions = rig.directory / "questions"
     questions.write_text(f"{name} A\n")

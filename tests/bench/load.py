@@ -30,14 +30,14 @@ def connections(rig: Rig, where: Namespace) -> float:
     return _wrk(rig, where, "-H", "Connection: close")
 
 
-def requests(rig: Rig, where: Namespace) -> float:
-    """Requests a second on AT_ONCE connections that stay open."""
-    return _wrk(rig, where)
+def requests(rig: Rig, where: Namespace, at_once: int = AT_ONCE) -> float:
+    """Requests a second on connections that stay open, `at_once` of them."""
+    return _wrk(rig, where, at_once=at_once)
 
 
-def _wrk(rig: Rig, where: Namespace, *more: str) -> float:
+def _wrk(rig: Rig, where: Namespace, *more: str, at_once: int = AT_ONCE) -> float:
     url = f"https://{NAME}/"
-    said = rig.run(where, "wrk", "-t1", f"-c{AT_ONCE}", f"-d{SECONDS}s", *more, url)
+    said = rig.run(where, "wrk", "-t1", f"-c{at_once}", f"-d{SECONDS}s", *more, url)
     if bad := re.search(r"Non-2xx or 3xx responses: (\d+)|Socket errors: .*", said):
         raise AssertionError(bad[0])
     found = re.search(r"Requests/sec:\s+([0-9.]+)", said)

@@ -201,7 +201,7 @@ class Guest:
         nursery = room.call(Nursery.start((rig.ca.read_text(),)))
         undo.callback(lambda: room.call(nursery.close()))
         steering = Steering.from_policy(Mode.STRICT, self._policy)
-        with patch.object(links, "make_tap", lambda: _veth_for_tap(self.namespace.descriptor)):
+        with patch.object(links, "make_tap", lambda: veth_for_tap(self.namespace.descriptor)):
             self._netns = directory / "netns" / "bench"
             network = rig.host.run(lambda: Network.create(self._netns, steering))
         undo.callback(network.remove)
@@ -220,10 +220,10 @@ class Guest:
         undo.callback(lambda: room.call(mediator.stop()))
         self.pid = mediator.pid
         network.raise_tap()
-        self.namespace.run(_guest_card)
+        self.namespace.run(guest_card)
 
 
-def _guest_card() -> None:
+def guest_card() -> None:
     with IPRoute() as ip:
         card = ip.link_lookup(ifname="eth0")[0]
         ip.link("set", index=card, address=GUEST_MAC)
@@ -232,7 +232,7 @@ def _guest_card() -> None:
         ip.route("add", dst="0.0.0.0/0", gateway=str(GATEWAY.ip))
 
 
-def _veth_for_tap(guest: int) -> int:
+def veth_for_tap(guest: int) -> int:
     with IPRoute() as ip:
         ip.link("add", ifname=TAP, kind="veth", peer={"ifname": "eth0", "net_ns_fd": guest})
     return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)

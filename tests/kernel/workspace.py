@@ -49,9 +49,9 @@ class Room:
         self._thread = threading.Thread(target=internet.host.run, args=(self._run,), name="room", daemon=True)
         self._thread.start()
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
+    def call(self, work: Coroutine[Any, Any, T], seconds: float = 60) -> T:
         """The coroutine's result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     def close(self) -> None:
         """End the thread."""
