@@ -34,7 +34,7 @@ from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
 from microagent.host.cgroup import Cgroups
 from microagent.host.netns import release_directory
-from microagent.workspace.files import ensure_directory
+from microagent.workspace.files import ensure_directory, open_directory
 from microagent.workspace.store import Store
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def main(config_file: Path | None = None) -> None:
     ensure_directory(config.state_dir, 0o700)
     # Members of the group must reach the socket, and nothing else in here is theirs to read.
     ensure_directory(config.run_dir, 0o711)
+    os.close(open_directory(config.run_dir))
     ensure_directory(sockets_directory(config), 0o700)
     if sys.version_info < (3, 12):
         # Python 3.12 has it by itself: no thread for each guest that waits for it to end.

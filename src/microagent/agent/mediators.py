@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from microagent.api.control import Assembler, MediatorSettings, Message, encode, receive, send
+from microagent.api.control import Assembler, MediatorSettings, Message, encode, letter, receive, send
 from microagent.api.lines import connect, listen
 from microagent.errors import HostError
 from microagent.host.sockets import MediatorSockets
@@ -79,8 +79,13 @@ class Nursery:
         HostError when it does not come up.
         """
         with listen(place, _LINE) as listener:
-            descriptors = (listener.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
-            answer = await self._ask({"spawn": settings.to_message()}, descriptors)
+            # The settings hold a key. The nursery must not see it: all mediators after this one begin as its copy.
+            told = letter(settings.to_message())
+            try:
+                descriptors = (told, listener.fileno(), log_fd, *(s.fileno() for s in sockets.all()))
+                answer = await self._ask({"spawn": True}, descriptors)
+            finally:
+                os.close(told)
             if "pid" not in answer:
                 raise HostError(f"the machine can start no mediator: {answer.get('error')}", "see `microagent doctor`")
             line = connect(place, _LINE)

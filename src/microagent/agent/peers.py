@@ -14,6 +14,7 @@ from pathlib import Path
 from microagent.api.names import GROUP
 from microagent.errors import HostError
 from microagent.guests.caller import Caller
+from microagent.workspace.files import open_directory
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _UCRED = struct.Struct("=iII")
@@ -63,7 +64,11 @@ def who(peer: socket.socket) -> str:
 
 
 def listen(path: Path, group: int | None) -> socket.socket:
-    """The agent's listening socket, 0660; a dead agent's socket file is replaced."""
+    """The agent's listening socket, 0660; a dead agent's socket file is replaced.
+
+    HostError where somebody else could put another one in its place.
+    """
+    os.close(open_directory(path.parent))
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # bind(2) makes the file with the process's umask: nobody may connect before mode and group are right.

@@ -80,4 +80,10 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     except Exception:
         log.exception("unexpected path=%s", request.path)
         failure = ApiError("internal", "the agent made a mistake", "its log has the details")
+    if streams.BEGUN in request:
+        log.error("cut off path=%s reason=%r", request.path, failure.what)
+        if request.transport:
+            request.transport.abort()
+        begun: web.StreamResponse = request[streams.BEGUN]
+        return begun
     return web.json_response(to_json(failure), status=STATUS.get(code_of(failure), 500))

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from microagent.agent.handlers import FLEET, named
 from microagent.agent.supervisor import Supervisor
+from microagent.audit.logfile import open_log
 from microagent.audit.reader import Filter, filter_from_query
 from microagent.audit.tail import Tail
 from microagent.errors import ApiError
@@ -24,6 +25,8 @@ _LOOK = 0.1
 # Records written to the client at once.
 _BATCH = 256
 _CHUNK = 64 * 1024
+# The answer of a request that has begun: what fails from then on can only be cut off.
+BEGUN = "begun"
 
 _SOURCES = {"output": OUTPUT, "console": CONSOLE}
 
@@ -83,7 +86,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     position = 0
     while True:
         if path.exists():
-            with path.open("rb") as log:
+            with open_log(path) as log:
                 # A log that became shorter was put aside, and this is a new one.
                 log.seek(position if position <= path.stat().st_size else 0)
                 while chunk := log.read(_CHUNK):
@@ -98,6 +101,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
 async def _begin(request: web.Request, content_type: str) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": content_type})
     await answer.prepare(request)
+    request[BEGUN] = answer
     return answer
 
 

@@ -4,6 +4,7 @@ A message is four bytes of length, big endian, and that many bytes of JSON. Desc
 """
 
 import json
+import os
 import socket
 import struct
 from dataclasses import asdict, dataclass
@@ -75,6 +76,22 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     head += _receive_exactly(sock, _LENGTH.size - len(head))
     message: Message = json.loads(_receive_exactly(sock, _checked_length(head)))
     return message, descriptors
+
+
+def letter(message: Message) -> int:
+    """A descriptor that holds a message, for whom it is given to: who only passes it on never reads it."""
+    fd = os.memfd_create("letter")
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(json.dumps(message).encode())
+    return fd
+
+
+def open_letter(fd: int) -> Message:
+    """The message in it; the descriptor is closed."""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        message: Message = json.load(file)
+    return message
 
 
 class Assembler:

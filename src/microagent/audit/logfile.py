@@ -29,12 +29,17 @@ class Block(NamedTuple):
     data: bytes
 
 
+def open_log(path: Path) -> FileIO:
+    """To be read; OSError when it is not there, or is a link."""
+    return FileIO(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW))
+
+
 def open_all(path: Path) -> list[FileIO]:
     """The log's files that hold anything, oldest first. The caller closes them."""
     found: dict[int, FileIO] = {}
     for name in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, ROTATED + 1))):
         try:
-            file = name.open("rb", buffering=0)
+            file = open_log(name)
         except FileNotFoundError:
             continue
         facts = os.fstat(file.fileno())

@@ -3,7 +3,7 @@
 How this works: loading Python, OpenSSL's roots and our own modules takes a third of a second and some twenty
 megabytes. This process pays that once; each mediator is a fork that shares those pages and costs milliseconds. It
 has one thread and no event loop, so forking it is safe. It serves one agent over the socket on its standard input,
-and ends when the agent does.
+and ends when the agent does. What a mediator is told it hands on unread: a fork is a copy of all that was ever read.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import dns.rdata
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from microagent.api.control import MediatorSettings, Message, receive, send
+from microagent.api.control import MediatorSettings, open_letter, receive, send
 from microagent.errors import HostError
 from microagent.mediator import main as mediator
 from microagent.mediator.tls import LeafContexts
@@ -44,9 +44,9 @@ def main() -> int:
     gc.freeze()
     send(line, {"nursery": os.getpid()})
     while (order := receive(line)) is not None:
-        message, descriptors = order
+        _, descriptors = order
         try:
-            send(line, {"pid": _fork(line, message, descriptors, context)})
+            send(line, {"pid": _fork(line, descriptors, context)})
         except BlockingIOError as error:  # fork(2): the process table is full, or our share of it
             send(line, {"error": error.strerror})
         for fd in descriptors:
@@ -67,7 +67,7 @@ def _load_what_loads_late() -> None:
     unfit_untrusted(x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER))
 
 
-def _fork(line: socket.socket, message: Message, descriptors: list[int], context: ssl.SSLContext) -> int:
+def _fork(line: socket.socket, descriptors: list[int], context: ssl.SSLContext) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -77,7 +77,8 @@ def _fork(line: socket.socket, message: Message, descriptors: list[int], context
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         _only_these_descriptors(descriptors)
-        mediator.run(MediatorSettings.from_message(message["spawn"]), descriptors, context)
+        told, *descriptors = descriptors
+        mediator.run(MediatorSettings.from_message(open_letter(told)), descriptors, context)
         code = 0
     except (HostError, OSError, ValueError, TypeError) as error:
         mediator.report(error)

@@ -90,9 +90,14 @@ def listing(directory: int) -> list[str]:
 
 
 def open_append(directory: int, name: str) -> int:
-    """A descriptor that can read and append, mode 0600; HostError when the disk refuses."""
+    """A descriptor that can read and append, mode 0600; HostError when the disk refuses, or for a file of two names."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(name, flags, 0o600, dir_fd=directory)
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
     except OSError as error:
         raise host_error(error, f"cannot open {name}") from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(fd)
+        raise HostError(f"{name} is not a file of its own", "see what it is, and remove it")
+    return fd

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from microagent.api.names import checked_name, is_name
-from microagent.audit.logfile import ROTATED, whole_end
+from microagent.audit.logfile import ROTATED, open_log, whole_end
 from microagent.errors import ApiError, HostError
 from microagent.workspace.files import (
     drop_unfinished,
@@ -139,7 +139,7 @@ class Store:
         """The last whole line of a log, or of the file before it, without its newline; b"" when there is none."""
         for candidate in (file, f"{file}.1"):
             try:
-                with self.path(name, candidate).open("rb", buffering=0) as log:
+                with open_log(self.path(name, candidate)) as log:
                     end = whole_end(log)
                     if end:
                         start = max(0, end - _LONGEST_LINE)
