@@ -13,6 +13,7 @@ from microagent.agent.fleet import Fleet
 from microagent.agent.peers import caller, who
 from microagent.agent.status import brief, status
 from microagent.agent.supervisor import Supervisor
+from microagent.api import messages, openapi
 from microagent.api.names import checked_name
 from microagent.errors import ApiError
 from microagent.guests.caller import Caller
@@ -27,13 +28,20 @@ FLEET: web.AppKey[Fleet] = web.AppKey("fleet", Fleet)
 async def about(request: web.Request) -> web.Response:
     """Who answers."""
     config = request.app[FLEET].services.config
-    return web.json_response({"version": __version__, "state_dir": str(config.state_dir)})
+    answer: messages.About = {"version": __version__, "state_dir": str(config.state_dir)}
+    return web.json_response(answer)
+
+
+async def description(_: web.Request) -> web.Response:
+    """The API, as OpenAPI."""
+    return web.Response(text=openapi.text(), content_type="application/json")
 
 
 async def index(request: web.Request) -> web.Response:
     """All workspaces."""
     everything = [brief(supervisor, supervisor.denied) for supervisor in request.app[FLEET].all()]
-    return web.json_response({"workspaces": everything})
+    answer: messages.Index = {"workspaces": everything}
+    return web.json_response(answer)
 
 
 async def create(request: web.Request) -> web.Response:
@@ -57,7 +65,8 @@ async def delete(request: web.Request) -> web.Response:
     """Removes a workspace; one that is not there is no error."""
     name = checked_name(request.match_info["name"])
     deleted = await request.app[FLEET].delete(name, force=request.query.get("force") == "1")
-    return web.json_response({"name": name, "deleted": deleted})
+    answer: messages.Deleted = {"name": name, "deleted": deleted}
+    return web.json_response(answer)
 
 
 async def start(request: web.Request) -> web.Response:
@@ -71,7 +80,8 @@ async def stop(request: web.Request) -> web.Response:
     """Stops a workspace; the answer comes when nothing of it runs, and says whether it had to be ended."""
     supervisor = named(request)
     forced = await supervisor.stop()
-    return web.json_response({**brief(supervisor, supervisor.denied), "forced": forced})
+    answer: messages.Stopped = {**brief(supervisor, supervisor.denied), "forced": forced}
+    return web.json_response(answer)
 
 
 async def kill(request: web.Request) -> web.Response:
@@ -85,15 +95,16 @@ async def show_policy(request: web.Request) -> web.Response:
     """Mode and entries of now, and what this host adds to the address table."""
     supervisor = named(request)
     config = request.app[FLEET].services.config
-    return web.json_response(
-        {
-            **supervisor.egress.to_json(),
-            "digest": supervisor.egress.policy.digest,
-            "host_addresses": sorted(await asyncio.to_thread(host_addresses)),
-            "private": [str(network) for network in config.private],
-            "own_endpoints": own_endpoints(config),
-        }
-    )
+    egress = supervisor.egress.to_json()
+    answer: messages.ShownPolicy = {
+        "mode": egress["mode"],
+        "entries": egress["entries"],
+        "digest": supervisor.egress.policy.digest,
+        "host_addresses": sorted(await asyncio.to_thread(host_addresses)),
+        "private": [str(network) for network in config.private],
+        "own_endpoints": list(own_endpoints(config)),
+    }
+    return web.json_response(answer)
 
 
 async def change_policy(request: web.Request) -> web.Response:
@@ -104,16 +115,15 @@ async def change_policy(request: web.Request) -> web.Response:
     change = change_from_json(await json_body(request), f"policy, by {user} at {now:%Y-%m-%dT%H:%M:%SZ}", now)
     old = supervisor.egress.policy.digest
     changed = await supervisor.change_egress(change, user)
-    return web.json_response(
-        {
-            "name": supervisor.record.name,
-            "changed": changed,
-            "running": supervisor.life is not None,
-            "old": old,
-            "new": supervisor.egress.policy.digest,
-            "egress": supervisor.egress.to_json(),
-        }
-    )
+    answer: messages.ChangedPolicy = {
+        "name": supervisor.record.name,
+        "changed": changed,
+        "running": supervisor.life is not None,
+        "old": old,
+        "new": supervisor.egress.policy.digest,
+        "egress": supervisor.egress.to_json(),
+    }
+    return web.json_response(answer)
 
 
 def caller_of(request: web.Request) -> Caller:

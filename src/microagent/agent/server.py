@@ -29,6 +29,7 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
     one = messages.workspace_path("{name}")
     app.add_routes(
         [
+            web.get(messages.DESCRIPTION, handlers.description),
             web.get(messages.AGENT, handlers.about),
             web.get(messages.WORKSPACES, handlers.index),
             web.post(messages.WORKSPACES, handlers.create),

@@ -24,7 +24,7 @@ client leaves.
 When the socket closes before `exit`, the agent ends the guest.
 """
 
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 WORKSPACES: Final = "/v1/workspaces"
 RUN: Final = "/v1/run"
@@ -32,12 +32,74 @@ EGRESS: Final = "/v1/egress"
 IMAGES: Final = "/v1/images"
 PULL: Final = "/v1/images/pull"
 AGENT: Final = "/v1/agent"
+DESCRIPTION: Final = "/openapi.json"
 
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
 Act = Literal["start", "stop", "kill"]
+
+
+class Problem(TypedDict):
+    """`code` is the stable part; `message` says what is wrong, `hint` what to do about it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class Failure(TypedDict):
+    """The body of every answer from 400 on."""
+
+    error: Problem
+
+
+class About(TypedDict):
+    """Who answers."""
+
+    version: str
+    state_dir: str
+
+
+class PolicyEntry(TypedDict):
+    """One entry; `until` (RFC 3339) is the end of a grant, `origin` says where it was written."""
+
+    verb: Literal["allow", "passthrough"]
+    entry: str
+    origin: NotRequired[str]
+    warning: NotRequired[str]
+    until: NotRequired[str]
+
+
+class EgressSettings(TypedDict):
+    """Mode and entries of a workspace."""
+
+    mode: Literal["guarded", "strict", "off", ""]
+    entries: NotRequired[list[PolicyEntry]]
+
+
+class Spec(TypedDict):
+    """The settings of a workspace. `command` empty means the image's own; `upstream_ca` holds PEM certificates."""
+
+    name: str
+    image: str
+    command: NotRequired[list[str]]
+    env: NotRequired[dict[str, str]]
+    memory_mib: NotRequired[int]
+    cpus: NotRequired[int]
+    egress: NotRequired[EgressSettings]
+    ephemeral: NotRequired[bool]
+    upstream_ca: NotRequired[str]
+
+
+class PolicyChange(TypedDict):
+    """allow and passthrough take `entry`, and `seconds` for a grant; revoke takes `entry`; set takes `entries`."""
+
+    op: Literal["allow", "passthrough", "revoke", "set"]
+    entry: NotRequired[str]
+    seconds: NotRequired[int | None]
+    entries: NotRequired[list[PolicyEntry]]
 
 
 class Denied(TypedDict):
@@ -79,6 +141,93 @@ class Status(TypedDict):
     mediator_pid: int | None
     guest_pid: int | None
     denied: Denied
+
+
+class Stopped(Status):
+    """`forced`: it did not end within its grace period, and was ended."""
+
+    forced: bool
+
+
+class Images(TypedDict):
+    """All images."""
+
+    images: list[ImageStatus]
+
+
+class ImageRemoved(TypedDict):
+    """`removed` is false where the image has other names."""
+
+    image: str
+    digest: str
+    removed: bool
+
+
+class ImageWish(TypedDict):
+    """`credential` is an entry of a Docker configuration; `insecure` is for loopback; `renew` is to ask again."""
+
+    image: str
+    credential: NotRequired[dict[str, str] | None]
+    insecure: NotRequired[bool]
+    renew: NotRequired[bool]
+
+
+class Index(TypedDict):
+    """All workspaces."""
+
+    workspaces: list[Status]
+
+
+class Deleted(TypedDict):
+    """`deleted` is false where there was none."""
+
+    name: str
+    deleted: bool
+
+
+class ShownPolicy(TypedDict):
+    """What `policy explain` decides by: mode, entries, and addresses that this host adds to the table."""
+
+    mode: str
+    entries: list[dict[str, Any]]
+    digest: str
+    host_addresses: list[str]
+    private: list[str]
+    own_endpoints: list[str]
+
+
+class ChangedPolicy(TypedDict):
+    """`old` and `new` are digests; `running` says whether it holds already."""
+
+    name: str
+    changed: bool
+    running: bool
+    old: str
+    new: str
+    egress: dict[str, Any]
+
+
+class Fault(TypedDict):
+    """What is wrong with a log, and where: file, line from 1 (0: the file as a whole), time of the record."""
+
+    file: str
+    line: int
+    ts: str
+    what: str
+
+
+class Verified(TypedDict):
+    """Records from `first` to `last`, vouched for up to `sealed` by `seals` of the key with this fingerprint."""
+
+    whole: bool
+    files: int
+    records: int
+    first: int
+    last: int
+    sealed: int
+    seals: int
+    faults: list[Fault]
+    key: str
 
 
 def workspace_path(name: str, part: str = "") -> str:

@@ -10,7 +10,8 @@ from microagent.errors import ApiError
 # Whose members may use the agent, besides root.
 GROUP = "microagent"
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"
+_NAME = re.compile(rf"{NAME_PATTERN}\Z")
 
 
 def is_name(text: str) -> bool:
