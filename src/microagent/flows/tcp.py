@@ -110,6 +110,19 @@ class TcpHead:
         """What the flow turned out to be: tls, http or tcp."""
         return str(self._proto)
 
+    @property
+    def whose(self) -> tuple[str, str, str]:
+        """Host, destination and id, as most records have them."""
+        return self.verdict.host if self.verdict else "", self.destination, self.ident
+
+    def closed(self, why: str, bytes_out: int, bytes_in: int, seconds: float, *, opaque: bool) -> Record:
+        """The record of its end, `seconds` after its beginning; `opaque`: nobody has read what it carried."""
+        ending = records.close(
+            self.verdict, dst=self.destination, proto=self.proto, flow=self.ident, why=why, opaque=opaque
+        )
+        ending.fields.update(bytes_out=bytes_out, bytes_in=bytes_in, duration_ms=round(seconds * 1000, 1))
+        return ending
+
     def apply(self, engine: Engine) -> None:
         """From now on `engine` decides: the policy has changed."""
         self._engine = engine

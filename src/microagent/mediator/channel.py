@@ -99,9 +99,13 @@ class TlsChannel:
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is done. ssl.SSLError or OSError when it failed."""
+        self.stuck = False
         try:
             self._tls.do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLWantWriteError:
+            self.stuck = True
             return False
         return True
 
@@ -146,6 +150,18 @@ class TlsChannel:
         if self.closing is not None:
             self.closing(self._tls)
         close_socket(self._tls, reset=reset)
+
+
+def keep_in_place(sock: socket.socket) -> None:
+    """Let urgent bytes stay in their place (RFC 6093): then peeking, reading and splicing see the same."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+
+def outgoing_socket() -> socket.socket:
+    """A TCP socket that has still to connect, and does not block."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    keep_in_place(sock)
+    return sock
 
 
 def close_socket(sock: socket.socket, *, reset: bool = False) -> None:

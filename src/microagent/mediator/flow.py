@@ -20,7 +20,7 @@ from microagent.flows.inside_tls import InsideTls
 from microagent.flows.last_words import Http1Words, Http2Words, LastWords
 from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
-from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself
+from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself, outgoing_socket
 from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
 from microagent.mediator.reactor import HANGUP, IN, ONESHOT, OUT, Timer
@@ -193,7 +193,7 @@ class Flow:
     def _dial(self, address: str, port: int) -> None:
         self._pause()
         try:
-            self._upstream = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self._upstream = sock = outgoing_socket()
             code = sock.connect_ex((address, port))
         except OSError as error:
             self._dial_failed(error.strerror or str(error))
@@ -263,7 +263,7 @@ class Flow:
         self._bounds = Bounds(self._services.reactor, self._services.limits, relay, self._exceeded)
 
     def _exceeded(self, limit: str, most: int, reason: Reason = Reason.LIMIT_REACHED) -> None:
-        self._services.write(records.cap_exceeded(*self._whose(), limit, most, reason))
+        self._services.write(records.cap_exceeded(*self.head.whose, limit, most, reason))
         relay = self._relay
         if limit != "tcp_idle_seconds" or not isinstance(relay, ChannelRelay) or not relay.give_up():
             self.cut(limit)
@@ -289,7 +289,7 @@ class Flow:
             self._upstream_failed(upstream.tls, Failure(f"certificate verify failed: {unfit}"))
             return
         if services.upstream_tls.asked_for_certificate(upstream.tls):
-            services.write(records.upstream_error(*self._whose(), "", asked=True))
+            services.write(records.upstream_error(*self.head.whose, "", asked=True))
         upstream.closing = lambda tls: services.upstream_tls.keep(tls, name, self._port, services.reactor.now)
         talk = inside_tls(services, self.head, self._port, name, upstream.alpn)
         self._with_guest(name, upstream.alpn, lambda guest: self._join(guest, upstream, talk), self._guest_failed)
@@ -314,7 +314,7 @@ class Flow:
         self._run(self.head.upstream_failed(failure.words, late=failure.late, asked=asked))
 
     def _guest_failed(self, failure: Failure) -> None:
-        self._services.write(records.handshake_error(*self._whose(), failure.words))
+        self._services.write(records.handshake_error(*self.head.whose, failure.words))
         self._ended_after_allow("the guest's handshake failed", reset=True)
 
     # --- ends
@@ -378,22 +378,13 @@ class Flow:
             self._bounds.stop()
         if relay is not None:
             if isinstance(relay, ChannelRelay) and self._left_unsaid(relay, why):
-                self._services.write(records.handshake_error(*self._whose(), "the client closed without a word"))
+                self._services.write(records.handshake_error(*self.head.whose, "the client closed without a word"))
             self._write_close(why, relay.bytes_out, relay.bytes_in)
         self._tell_ended(self)
 
     def _write_close(self, why: str, bytes_out: int, bytes_in: int) -> None:
-        record = records.close(
-            self.head.verdict,
-            dst=self.head.destination,
-            proto=self.head.proto,
-            flow=self.head.ident,
-            why=why,
-            opaque=self._unread,
-        )
-        took = round((self._services.reactor.now - self._started) * 1000, 1)
-        record.fields.update(bytes_out=bytes_out, bytes_in=bytes_in, duration_ms=took)
-        self._services.write(record)
+        took = self._services.reactor.now - self._started
+        self._services.write(self.head.closed(why, bytes_out, bytes_in, took, opaque=self._unread))
 
     @property
     def _unread(self) -> bool:
@@ -404,7 +395,3 @@ class Flow:
         """Whether the guest has gone right after its TLS handshake, as clients do that compare the pin last."""
         silent = relay.bytes_out == 0 and self.head.proto == Proto.TLS
         return silent and not self._unread and why.startswith(("guest closed", "reset"))
-
-    def _whose(self) -> tuple[str, str, str]:
-        """Host, destination and id, as most records have them."""
-        return self.head.verdict.host if self.head.verdict else "", self.head.destination, self.head.ident

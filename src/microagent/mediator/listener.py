@@ -4,7 +4,7 @@ import errno
 import socket
 
 from microagent.audit.record import Event, Record
-from microagent.mediator.channel import close_socket
+from microagent.mediator.channel import close_socket, keep_in_place
 from microagent.mediator.flow import Flow
 from microagent.mediator.reactor import IN
 from microagent.mediator.services import Services
@@ -56,6 +56,7 @@ class Listener:
                     continue  # the guest was gone before we came
                 raise
             guest.setblocking(False)
+            keep_in_place(guest)
             if len(self._flows) >= self._services.limits.connections:
                 self._turn_away(guest)
                 continue

@@ -6,6 +6,9 @@ takes what comes, and for writing while a pipe waits for it. So a wake-up moves 
 that is not a large one: if more has come meanwhile the kernel says so, and asking it each time would cost a system call
 for every message. No wake-up moves more than a share, so that other flows get their turn. Pipes are pooled: they
 outlive short flows.
+
+`splice(2)` never gets past TCP's urgent mark (telnet and FTP set it): it says that there is nothing, or that this is
+the end. The one byte there is moved by hand, in its place in the stream.
 """
 
 import contextlib
@@ -13,6 +16,7 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 from collections.abc import Callable
 
 from microagent.mediator.channel import broken, close_socket
@@ -20,6 +24,7 @@ from microagent.mediator.reactor import BROKEN, HANGUP, OUT, READ, Reactor, Time
 
 _MOVE_NONBLOCK = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2))
 _F_SETPIPE_SZ = 1031
+_SIOCATMARK = 0x8905  # asm-generic/sockios.h
 # Sixteen pages are the default; this is as much as an unprivileged process may ask for.
 PIPE_SIZE = 1 << 20
 # Bytes moved in one go before others get their turn.
@@ -57,11 +62,12 @@ class PipePool:
 class _Way:
     """One direction."""
 
-    __slots__ = ("_sink", "_source", "ended", "held", "pipe", "shut", "sink", "total")
+    __slots__ = ("_sink", "_source", "ended", "held", "pipe", "shut", "sink", "source", "total")
 
     def __init__(self, source: socket.socket, sink: socket.socket, pipe: tuple[int, int]) -> None:
         self._source = source.fileno()
         self._sink = sink.fileno()
+        self.source = source
         self.sink = sink
         self.pipe = pipe
         self.held = 0
@@ -75,7 +81,7 @@ class _Way:
         got = _LARGE
         while got >= _LARGE and moved < _SHARE and not self.held and not self.ended:
             try:
-                got = os.splice(self._source, self.pipe[1], PIPE_SIZE, flags=_MOVE_NONBLOCK)
+                got = self._take()
             except BlockingIOError:
                 break
             self.held = got
@@ -85,6 +91,21 @@ class _Way:
         if self.ended and not self.held and not self.shut:
             self.shut = True
             self.sink.shutdown(socket.SHUT_WR)
+
+    def _take(self) -> int:
+        """Fill the empty pipe: how many bytes; 0 at the end of the stream. BlockingIOError when there are none now."""
+        try:
+            got = os.splice(self._source, self.pipe[1], PIPE_SIZE, flags=_MOVE_NONBLOCK)
+        except BlockingIOError:
+            if not self._at_mark():
+                raise
+            got = 0
+        if got or not self._at_mark():
+            return got
+        return os.write(self.pipe[1], urgent) if (urgent := self.source.recv(1)) else 0
+
+    def _at_mark(self) -> bool:
+        return struct.unpack("i", fcntl.ioctl(self._source, _SIOCATMARK, bytes(4))) != (0,)
 
     def _deliver(self) -> int:
         """Send what the pipe holds; what stays is more than the sink takes now."""

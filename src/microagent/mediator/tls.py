@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from microagent.mediator.bounds import Rate
 from microagent.mediator.channel import TlsChannel
-from microagent.mediator.reactor import BOTH, IN, Owner, Reactor
+from microagent.mediator.reactor import IN, OUT, Owner, Reactor
 from microagent.pki.ca import Issuer
 
 
@@ -107,12 +107,13 @@ class Handshake:
         self._failed = failed
         self._lingers = lingers
         self._lingering = False
+        self._mask = 0
         self._timer = reactor.later(seconds, lambda: self._fail(_LATE))
         self._over = False
 
     def start(self) -> None:
         """Begin; the first step happens in the reactor's next turn."""
-        self._reactor.watch(self._channel.fileno(), BOTH, self._step, self._owner)
+        self._watch()
         self._reactor.soon(lambda: self._step(0), self._owner)
 
     def stop(self) -> None:
@@ -129,16 +130,24 @@ class Handshake:
             if self._lingering:
                 self._channel.hear()
             elif not self._channel.handshake():
+                self._watch()
                 return
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             self._fail(Failure(words(error)))
             return
         if not self._lingering and self._lingers():
             self._lingering = True
+            self._watch()
             self._timer.cancel()
             self._timer = self._reactor.later(_LINGER_SECONDS, lambda: self._reactor.soon(self._finish, self._owner))
             return
         self._finish()
+
+    def _watch(self) -> None:
+        mask = OUT if self._channel.stuck else IN
+        if mask != self._mask:
+            self._mask = mask
+            self._reactor.watch(self._channel.fileno(), mask, self._step, self._owner)
 
     def _finish(self) -> None:
         if not self._over:

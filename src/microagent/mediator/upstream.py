@@ -60,7 +60,8 @@ class UpstreamTls:
         self._unwatched = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._asked: WeakSet[ssl.SSLSocket] = WeakSet()
         self._sessions: OrderedDict[tuple[str, int], _Kept] = OrderedDict()
-        context._msg_callback = self._message  # type: ignore[attr-defined]
+        # Past the ssl module's own setter, whose wrapper makes enum members of five numbers for each message.
+        super(ssl.SSLContext, ssl.SSLContext)._msg_callback.__set__(context, self._message)  # type: ignore[misc]
 
     def wrap(self, sock: socket.socket, name: str, port: int, alpn: tuple[str, ...], *, now: float) -> ssl.SSLSocket:
         """A connection to `name`, its handshake still to come; `now` is monotonic, in seconds.
