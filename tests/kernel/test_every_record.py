@@ -71,6 +71,7 @@ def test_every_event_is_written_and_fits_the_schema(workspace: MakeWorkspace) ->
     deaf = workspace(allow=["api.ok.test"], name="deaf", resolvers=[world.SILENT], limits=LIMITS)
     deaf.guest.dig("api.ok.test")
     deaf.wait_for("egress_dns_error")
+    assert sum(record.get("minted", 0) for record in lab.records("egress_close", "mediator_down")) == 2
     written = {record["event"] for record in (*lab.records(), *deaf.records())}
     assert {str(event) for event in Event} - written == set()
 

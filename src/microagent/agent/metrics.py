@@ -54,6 +54,7 @@ class Tally:
         self.carried: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.dropped = 0
+        self.minted = 0
         self.connection = Histogram()
         self.request = Histogram()
 
@@ -61,6 +62,7 @@ class Tally:
         """One more record."""
         event, word = str(record.get("event")), verdict(record)
         seconds = number(record, "duration_ms") / 1000
+        self.minted += number(record, "minted")
         # An allowed question has two records: the one with `rcode` tells what came back.
         if word in ("allow", "deny") and "rcode" not in record:
             self.decisions[_kind(record), word, _known(record.get("reason"), _REASONS)] += number(record, "count") or 1
@@ -98,6 +100,8 @@ class Metrics(Collector):
         yield _counter("errors", "Failures, by event of the record", ("event",), self._each("errors"))
         dropped = (((name,), tally.dropped) for name, tally in self._all())
         yield _counter("dropped_packets", "Packets that the kernel dropped", (), dropped)
+        minted = (((name,), tally.minted) for name, tally in self._all())
+        yield _counter("mints", "Certificates that were minted", (), minted)
         connections = ((name, tally.connection) for name, tally in self._all())
         yield _histogram("connection_seconds", "How long ended connections lasted", connections)
         requests = ((name, tally.request) for name, tally in self._all())

@@ -90,6 +90,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "bytes_out": Field(_COUNT, "bytes from the guest"),
     "bytes_in": Field(_COUNT, "bytes to the guest"),
     "duration_ms": Field({"type": "number", "minimum": 0}, "milliseconds from beginning to end"),
+    "minted": Field(
+        {"type": "integer", "minimum": 1}, "certificates that were minted since the last record that says so"
+    ),
     "why": Field(_TEXT, "how it came to an end, or about"),
     "error": Field(_TEXT, "what went wrong"),
     "method": Field(_TEXT, "of the HTTP request"),
@@ -136,7 +139,7 @@ EVENTS: Final[Mapping[Event, Shape]] = {
     Event.ALLOW: Shape(
         "a connection is about to be dialled", ("dst", "dialed", "proto", "tls", "reason", "flow"), ("host", "unlisted")
     ),
-    Event.CLOSE: Shape("it has ended", (*_ENDED, "tls"), ("host", "opaque")),
+    Event.CLOSE: Shape("it has ended", (*_ENDED, "tls"), ("host", "opaque", "minted")),
     Event.DENY: Shape(
         "a connection or a request was refused; `id` is what the guest was told",
         ("proto",),
@@ -210,7 +213,7 @@ EVENTS: Final[Mapping[Event, Shape]] = {
     ),
     Event.LISTEN: Shape("the mediator has its sockets", ("sockets",)),
     Event.MEDIATOR_UP: Shape("the mediator begins", ("mode", "policy", "pid")),
-    Event.MEDIATOR_DOWN: Shape("it ends", ("why",)),
+    Event.MEDIATOR_DOWN: Shape("it ends", ("why",), ("minted",)),
     Event.GAP: Shape(
         "the mediator before this one ended without a word; or, with `torn`, a line was never finished",
         ("why",),

@@ -384,7 +384,9 @@ class Flow:
 
     def _write_close(self, why: str, bytes_out: int, bytes_in: int) -> None:
         took = self._services.reactor.now - self._started
-        self._services.write(self.head.closed(why, bytes_out, bytes_in, took, opaque=self._unread))
+        ending = self.head.closed(why, bytes_out, bytes_in, took, opaque=self._unread)
+        ending.fields["minted"] = self._services.leaves.minted()
+        self._services.write(ending)
 
     @property
     def _unread(self) -> bool:

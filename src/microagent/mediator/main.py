@@ -118,7 +118,7 @@ class Mediator:
         self._listener.close(self._why)
         self._udp.close(self._why)
         self._services.denials.settle()
-        self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why}))
+        self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why, "minted": self._services.leaves.minted()}))
 
     # --- the agent's messages
 

@@ -34,6 +34,7 @@ class LeafContexts:
         self._most = most
         self._rate = Rate(per_second)
         self._leaves: OrderedDict[str, _Leaf] = OrderedDict()
+        self._untold = 0
 
     def for_name(self, name: str, protocol: str | None = "http/1.1", *, now: float) -> ssl.SSLContext | None:
         """The server context whose certificate says `name`, and that agrees to `protocol` by ALPN and to no other.
@@ -46,6 +47,7 @@ class LeafContexts:
         if leaf is None:
             if not self._rate.take(now):
                 return None
+            self._untold += 1
             leaf = self._leaves[name] = _Leaf(b"".join(self._issuer.leaf(name, datetime.now(UTC))))
             if len(self._leaves) > self._most:
                 self._leaves.popitem(last=False)
@@ -53,6 +55,11 @@ class LeafContexts:
         if protocol not in leaf.contexts:
             leaf.contexts[protocol] = _server_context(leaf.pem, protocol)
         return leaf.contexts[protocol]
+
+    def minted(self) -> int | None:
+        """How many were minted since this was last asked, for a record; None for none."""
+        count, self._untold = self._untold, 0
+        return count or None
 
 
 def _server_context(pem: bytes, protocol: str | None) -> ssl.SSLContext:

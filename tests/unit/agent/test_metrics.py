@@ -26,7 +26,7 @@ RECORDS: list[dict[str, Any]] = [
     {"event": "egress_dns_allow", "reason": "name_listed", "rcode": 0},
     {"event": "egress_allow", "proto": "tls", "reason": "name_listed"},
     {"event": "egress_request", "status": 204, "duration_ms": 12.5},
-    {"event": "egress_close", "bytes_out": 10, "bytes_in": 500, "duration_ms": 2500},
+    {"event": "egress_close", "bytes_out": 10, "bytes_in": 500, "duration_ms": 2500, "minted": 3},
     {"event": "egress_deny", "proto": "http", "reason": "name_not_listed"},
     {"event": "egress_udp_deny", "proto": "udp", "reason": "name_not_listed", "count": 7},
     {"event": "egress_deny", "proto": 'x"\n', "reason": 'evil{a="b"}'},
@@ -63,6 +63,7 @@ def test_figures_and_no_label_that_a_guest_chose() -> None:
     assert found['microagent_requests_total{code="2xx",workspace="box"}'] == "1.0"
     assert found['microagent_bytes_total{direction="in",workspace="box"}'] == "500.0"
     assert found['microagent_dropped_packets_total{workspace="box"}'] == "4.0"
+    assert found['microagent_mints_total{workspace="box"}'] == "3.0"
     assert found['microagent_errors_total{event="egress_dial_error",workspace="box"}'] == "1.0"
     assert found['microagent_connection_seconds_bucket{le="1.0",workspace="box"}'] == "0.0"
     assert found['microagent_connection_seconds_bucket{le="2.5",workspace="box"}'] == "1.0"
