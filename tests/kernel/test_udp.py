@@ -1,11 +1,13 @@
 """UDP other than DNS: relayed by lease or address, both ways and whole; refused with ICMP, and by the rules then."""
 
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
@@ -15,6 +17,7 @@ from tests.kernel.workspace import Workspace
 from microagent.api.limits import Limits
 from microagent.api.link import GATEWAY_MAC, GUEST, GUEST_MAC
 from microagent.demo import world
+from microagent.demo.internet import Internet
 from microagent.demo.oracle import Destination, Oracle
 from microagent.host import nft
 
@@ -51,8 +54,11 @@ def test_a_leased_address_is_relayed_both_ways_and_whole(oracle: Oracle, workspa
 
 def test_without_a_lease_it_is_refused_and_the_rules_refuse_it_again(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["time.ok.test"])
+    untouched = lab.in_netns(nft.fingerprint)
     assert ask(lab) == (REFUSED, b"")
     lab.wait_for("egress_udp_deny", dst=f"{world.TIME}:123", reason="address_not_listed")
+    # The note is no change of the rules: an agent that took it for one would put them back, and counters to zero.
+    assert lab.in_netns(nft.fingerprint) == untouched
     # The second is refused by the rules: the record says so by coming from them, and their counter by counting.
     assert ask(lab) == (REFUSED, b"")
     until(lambda: lab.in_netns(nft.counters)["refused_udp"][0] == 1)
@@ -201,3 +207,43 @@ def _udp_ports(lab: Workspace) -> list[int]:
 def _send(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"forged", (world.HOST, port))
+
+
+_TIME_SERVER = """
+local stratum 8
+allow all
+bindaddress {address}
+cmdport 0
+pidfile {directory}/server.pid
+user root
+"""
+
+
+def test_chrony_sets_its_clock_by_chrony(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, tmp_path: Path
+) -> None:
+    """NTP as people run it: a name in the configuration, and answers that must come from the address that was asked."""
+    lab = workspace(allow=["closed.test"])
+    config = tmp_path / "server.conf"
+    config.write_text(_TIME_SERVER.format(address=world.CLOSED, directory=tmp_path))
+    internet.far.run(lambda: _address_on_lo(world.CLOSED))
+    with subprocess.Popen(
+        internet.far_argv("chronyd", "-d", "-x", "-f", str(config)), stderr=subprocess.DEVNULL
+    ) as far:
+        try:
+            here = ("user root", "cmdport 0", f"pidfile {tmp_path}/client.pid")
+            client = ("chronyd", "-Q", "-t", "30", "-x")
+            asked = lab.guest.run(*client, "server closed.test iburst maxsamples 2", *here)
+            refused = lab.guest.run("chronyd", "-Q", "-t", "3", "-x", f"server {world.EVIL} iburst", *here)
+        finally:
+            far.terminate()
+    assert (asked.returncode, "System clock wrong by" in asked.stderr + asked.stdout) == (0, True), asked
+    assert refused.returncode != 0
+    lab.wait_for("egress_udp_allow", host="closed.test", dst=f"{world.CLOSED}:123")
+    lab.wait_for("egress_udp_deny", dst=f"{world.EVIL}:123")
+    assert oracle.leaks({Destination("udp", world.CLOSED, 123)}, {"closed.test"}) == ()
+
+
+def _address_on_lo(address: str) -> None:
+    with IPRoute() as kernel:
+        kernel.addr("add", index=1, address=address, prefixlen=32)

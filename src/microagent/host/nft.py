@@ -81,7 +81,8 @@ def fingerprint() -> str:
     for item in listing:
         if "counter" in item:
             item["counter"] = {"name": item["counter"]["name"]}
-        if "dynamic" in item.get("set", {}).get("flags", ()):
+        # Not "dynamic": nft 1.0.6 (Debian 12) leaves that flag out of its JSON.
+        if "timeout" in item.get("set", {}).get("flags", ()):
             item["set"].pop("elem", None)  # the rules fill it, and it empties by itself
     return json.dumps(_without_figures(listing), sort_keys=True)
 
