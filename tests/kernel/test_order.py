@@ -18,11 +18,14 @@ from pathlib import Path
 
 import dns.message
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.kernel.conftest import MakeWorkspace
 from tests.kernel.workspace import Workspace
 
 from microagent.api.link import GATEWAY
 from microagent.audit import chain
+from microagent.audit.chain import head
+from microagent.audit.verify import LogFile, verify
 from microagent.demo import world
 from microagent.demo.internet import Internet
 
@@ -206,6 +209,12 @@ def test_a_full_disk_and_then_room_again(internet: Internet, workspace: MakeWork
         download.kill()
         lab.wait_for("egress_close", host="api.ok.test")
         assert unrecorded(internet, lab)[0] == set()
+        # A line that had no room for its end is told of, and the chain goes on after it.
+        lines = lab.log.read_bytes().splitlines()
+        found = verify([LogFile("egress.jsonl", lines)], (), Ed25519PrivateKey.generate().public_key(), "seals")
+        assert [fault.what for fault in found.faults] == ["there are no seals, so nothing vouches for the chain"]
+        torn = [line for line in lines if head(line) is None]
+        assert len(torn) == len([record for record in lab.records("gap") if record.get("torn")])
 
 
 def test_a_disk_that_became_read_only(internet: Internet, workspace: MakeWorkspace, tmp_path: Path) -> None:
