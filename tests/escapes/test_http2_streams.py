@@ -179,7 +179,7 @@ class Lab:
 
     def calmed(self, client: Client, case: str) -> None:
         """The guest is told to calm down, and it is on record; a record belongs to each case."""
-        assert client.hear(2)[-4:] == b"\x00\x00\x00\x0b", case  # GOAWAY, ENHANCE_YOUR_CALM
+        assert client.hear(20)[-4:] == b"\x00\x00\x00\x0b", case  # GOAWAY, ENHANCE_YOUR_CALM
         client.close()
         self.cases += 1
         assert len(self.workspace.records("egress_cap_exceeded")) == self.cases, case

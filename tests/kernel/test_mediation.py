@@ -159,6 +159,21 @@ def test_a_denied_tls_name_gets_the_reason_inside_its_tls(oracle: Oracle, worksp
     clean(oracle, {API_TLS}, {"api.ok.test"})
 
 
+def test_a_refused_upload_gets_its_reason_and_no_reset(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    lab = workspace(allow=["api.ok.test"])
+    large = lab.directory / "large"
+    with large.open("wb") as file:
+        file.truncate(20_000_000)
+    for scheme in ("http", "https"):
+        for _ in range(5):
+            upload = ("-X", "POST", "-T", str(large), "-H", "Expect:", "-H", "Host: evil.test")
+            answer = lab.guest.curl(*upload, "-w", " %{http_code}", f"{scheme}://api.ok.test/sink")
+            assert answer.stdout.endswith(" 403"), answer
+            assert '"error": "egress_denied"' in answer.stdout
+    reaches_api(lab)
+    clean(oracle, {API_TLS, API_HTTP}, {"api.ok.test"})
+
+
 @pytest.mark.parametrize("port", [443, 80, 22, 5432])
 @pytest.mark.parametrize(
     "first", [b"", b"SSH-2.0-probe\r\n", b"\x00\x00\x00\x08\x04\xd2\x16\x2f"], ids=["silent", "ssh", "postgres"]

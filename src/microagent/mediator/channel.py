@@ -80,6 +80,7 @@ class TlsChannel:
         self._tls = tls
         self.stuck = False
         self._unread: bytes | None = None
+        self._ended = False
         # Told just before the end: a TLS 1.3 server hands out its sessions at any time after the handshake.
         self.closing: Callable[[ssl.SSLSocket], None] | None = None
 
@@ -118,6 +119,8 @@ class TlsChannel:
         if self._unread is not None:
             unread, self._unread = self._unread, None
             return unread
+        if self._ended:
+            return self._discard()
         self.stuck = False
         try:
             # Not recv() and send(), which ask whether there is TLS at all and then call these.
@@ -137,9 +140,18 @@ class TlsChannel:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
 
+    def _discard(self) -> bytes | None:
+        """What still comes is for nobody, but left unread it would make the kernel reset our last words."""
+        try:
+            return socket.socket.recv(self._tls, CHUNK)
+        except BlockingIOError:
+            return None
+
     def end(self) -> None:
-        """Send close_notify and half-close."""
-        # unwrap() sends our alert and then waits for the peer's, which need not ever come.
+        """Send close_notify and half-close; what is read from now on is not decrypted any more."""
+        self._ended = True
+        # unwrap() sends our alert and then waits for the peer's, which need not ever come; data in its place breaks
+        # the connection for OpenSSL.
         with contextlib.suppress(OSError, ValueError):
             self._tls.unwrap()
         with contextlib.suppress(OSError):

@@ -11,7 +11,10 @@ from microagent.mediator.channel import Channel
 from microagent.mediator.reactor import BOTH, Reactor
 
 _SECONDS = 5.0
+# Of what the guest says before we have said what we have to.
 _MOST = 256 * 1024
+# Reads in one turn before other flows get theirs.
+_SHARE = 16
 
 
 class Goodbye:
@@ -40,12 +43,16 @@ class Goodbye:
     def _ready(self, _mask: int) -> None:
         if self._over:
             return
-        while (data := self._channel.read()) is not None:
+        for _ in range(_SHARE):
+            if (data := self._channel.read()) is None:
+                break
             self._read += len(data)
-            if not data or self._read > _MOST:
+            if not data or (self._read > _MOST and not self._words.said):
                 self._finish()
                 return
             self._unsent += self._words.hear_untrusted(data)
+        else:
+            self._reactor.soon(lambda: self._ready(0), self)
         if self._unsent:
             self._unsent = self._unsent[self._channel.write(self._unsent) :]
         if self._words.said and not self._unsent and not self._ended:
