@@ -24,6 +24,8 @@ from microagent.workspace.store import EGRESS
 
 log = logging.getLogger(__name__)
 
+# Two full logs. A receiver that stays away must not fill the disk, on which every new flow depends.
+MOST_BYTES = 1 << 30
 # Enough of a line's end to tell it from any other: its chain.
 _CHAIN = 80
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -55,6 +57,16 @@ class Outbox:
         """The directories of logs that it has not all of."""
         return [source for source in self._sources() if (source / _file(receiver)).exists()]
 
+    def _bound(self) -> None:
+        """Give up the oldest while there is too much."""
+        oldest_first = sorted(self._sources(), key=lambda source: source.stat().st_mtime_ns)
+        sizes = {source: sum(path.stat().st_size for path in source.iterdir()) for source in oldest_first}
+        for source in oldest_first:
+            if sum(sizes.values()) <= MOST_BYTES:
+                return
+            log.error("records are given up unsent workspace=%s bytes=%d", source.name, sizes.pop(source))
+            shutil.rmtree(source)
+
     def _sources(self) -> list[Path]:
         return sorted(self._root.iterdir()) if self._root.exists() else []
 
@@ -73,6 +85,7 @@ class Outbox:
                 (kept / name).write_bytes(place.read_bytes() if place.exists() else b"")
         except OSError as error:
             log.error("records of a deleted workspace are not sent workspace=%s error=%s", workspace, error)
+        self._bound()
 
     def sent(self, source: Path, receiver: str) -> None:
         """A receiver has all of a deleted workspace's log."""
