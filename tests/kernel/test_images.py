@@ -4,6 +4,7 @@ No registry here (see test_registry): layouts, archives and directories, with th
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gzip
 import hashlib
@@ -26,7 +27,7 @@ from tests.servers.images import build, device, directory, file, link, write_lay
 from microagent.errors import ApiError, HostError
 from microagent.guests.caller import ROOT, Caller, acting_as
 from microagent.guests.image import ImageStore
-from microagent.guests.workshop import Bounds
+from microagent.guests.workshop import UNPACKING, Bounds, Step, open_workshop, unheard
 
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
 
@@ -63,6 +64,12 @@ async def until(happened: Callable[[], bool]) -> None:
     """Waits for what the file system will show."""
     while not happened():  # noqa: ASYNC110  (another process does it)
         await asyncio.sleep(0.01)
+
+
+async def control(store: ImageStore, place: Path) -> None:
+    """A harmless layer in the same place is unpacked, so that what was refused was refused for what it was."""
+    build(place / "layout", "control", [write_layer(place / "control.tar", [file("fine", b"fine")])])
+    assert inside((await store.resolve(f"oci:{place}/layout:control")).rootfs, "cat /fine") == "fine"
 
 
 def left(place: Path) -> list[str]:
@@ -213,12 +220,26 @@ async def test_layers_that_lead_outside_stay_inside(store: ImageStore, place: Pa
     second = [file("way/later", b"evil"), file("fine", b"fine")]
     layers = [write_layer(place / "1.tar", traps), write_layer(place / "2.tar", second)]
     build(place / "layout", "v1", layers)
-    try:
+    # Refused as a whole is as good.
+    with contextlib.suppress(HostError):
         image = await store.resolve(f"oci:{place}/layout:v1")
-    except HostError:
-        pass  # refused as a whole is as good
-    else:
         assert inside(image.rootfs, "cat /fine") == "fine"
+    await control(store, place)
+    assert left(place) == []
+
+
+@pytest.mark.parametrize("name", [".", "./", "/", "a/.."])
+async def test_a_root_that_is_a_link_is_no_way_to_the_hosts_files(store: ImageStore, place: Path, name: str) -> None:
+    """What CVE-2021-29136 was; umoci refuses it or keeps the directory, and so do we."""
+    (place / "outside").mkdir()
+    (place / "outside/secret").write_text("the host's")
+    trap = write_layer(place / "1.tar", [link(name, str(place / "outside")), file("fine", b"fine")])
+    build(place / "layout", "v1", [trap])
+    with contextlib.suppress(HostError):
+        image = await store.resolve(f"oci:{place}/layout:v1")
+        assert inside(image.rootfs, "cat /secret") == ""
+    assert [path.name for path in (place / "outside").iterdir()] == ["secret"]
+    await control(store, place)
     assert left(place) == []
 
 
@@ -230,6 +251,7 @@ async def test_a_hard_link_to_a_file_of_the_hosts_gets_nothing(store: ImageStore
     with pytest.raises(HostError, match="umoci failed"):
         await store.resolve(f"oci:{place}/layout:v1")
     assert secret.stat().st_nlink == 1
+    await control(store, place)
 
 
 async def test_devices_are_the_guests_and_open_nothing_here(store: ImageStore, place: Path) -> None:
@@ -241,8 +263,6 @@ async def test_devices_are_the_guests_and_open_nothing_here(store: ImageStore, p
 
 async def test_what_tools_can_write_to_is_their_bench_alone(store: ImageStore, place: Path, canary: Path) -> None:
     """Whatever a layer could make umoci do: the kernel refuses it. The control writes on its bench."""
-    from microagent.guests.workshop import UNPACKING, Step, open_workshop, unheard
-
     script = f"""
 echo fine > bench-file
 for try in 'echo evil > {canary}/file' 'mount -o remount,rw /' 'mknod {canary}/null c 1 3' \
@@ -281,6 +301,12 @@ async def test_bombs_end_at_the_bounds_and_leave_nothing(place: Path) -> None:
     for tag in ("large", "many"):
         with pytest.raises(HostError, match=r"larger than|more than 500 files|file too large"):
             await store.resolve(f"oci:{place}/layout:{tag}")
+    directory_of_many = place / "many-files"
+    directory_of_many.mkdir()
+    for number in range(501):
+        (directory_of_many / f"{number}").touch()
+    with pytest.raises(HostError, match="501 files, more than 500"):
+        await store.resolve(str(directory_of_many))
     # 1 TiB of zeros in a file of few bytes: the archive says so in its header, and has nothing of it.
     hole = tarfile.TarInfo("hole")
     hole.size = 1 << 40
@@ -308,6 +334,16 @@ def _single_layer(layout: Path, blob: bytes) -> None:
     named = {**manifest, "annotations": {"org.opencontainers.image.ref.name": "v1"}}
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+async def test_a_registry_that_says_nothing_is_not_waited_for(place: Path) -> None:
+    bounds = Bounds(reserve_bytes=0, stall_seconds=1)
+    async with open_workshop(place / "images", bounds, unheard) as shop:
+        with pytest.raises(ApiError, match="nothing came from the registry") as error:
+            await shop.run(shop.bench("b", ROOT), Step("pulling", network=True), "sleep", "600")
+        assert error.value.code == "busy"
+        # What needs no network may think for longer.
+        await shop.run(shop.bench("c", ROOT), Step("unpacking"), "sleep", "2")
 
 
 async def test_the_disk_is_never_filled_to_the_brim(place: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.servers import bad_registry
-from tests.servers.images import build, file, write_layer
+from tests.servers.images import build, build_index, file, write_layer
 from tests.servers.registry import PASSWORD, USER, Registry, running, serving
 
 from microagent.demo.internet import Internet
@@ -148,6 +148,22 @@ def test_create_pulls_what_is_missing_and_status_says_what_it_became(world: Worl
     assert world.cli("image", "rm", ref).stdout == f"{ref}: removed\n"
     assert ref not in world.listing()
     assert not (world.images / world.digests["two"][7:]).exists()
+
+
+def test_of_an_index_the_image_for_this_machine_is_taken(world: World) -> None:
+    layer = write_layer(world.directory / "many.tar", [file("hello", b"for many machines")])
+    layout = world.directory / "many"
+    ours = build(layout, "ours", [layer], "--architecture", "amd64")
+    theirs = build(layout, "theirs", [layer], "--architecture", "arm64")
+    index = build_index(layout, "all", {"arm64": "theirs", "amd64": "ours"})
+    world.open.push(layout, "all", "team/many:v1")
+    name = f"{world.open.address}/team/many"
+    for ref in (f"{name}:v1", f"{name}@{index}"):
+        answer = json.loads(world.cli("--json", "image", "pull", INSECURE, ref).stdout.splitlines()[-1])
+        assert answer["digest"] == ours
+    code, message, _ = world.fails("image", "pull", INSECURE, f"{name}@{theirs}")
+    assert (code, "linux/arm64" in message) == (3, True), message
+    assert world.leftovers() == []
 
 
 def test_a_tag_that_moves_leaves_workspaces_what_they_have(world: World) -> None:

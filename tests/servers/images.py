@@ -1,5 +1,6 @@
 """Images that tests make themselves: layers written entry by entry, put together by umoci."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -66,6 +67,28 @@ def build(layout: Path, tag: str, layers: Iterable[Path], *config: str) -> str:
     index = json.loads((layout / "index.json").read_text())
     named = {one["annotations"]["org.opencontainers.image.ref.name"]: one["digest"] for one in index["manifests"]}
     return str(named[tag])
+
+
+def build_index(layout: Path, tag: str, of: Mapping[str, str]) -> str:
+    """An index of images that are in the layout already, tag by architecture; its digest."""
+    index = json.loads((layout / "index.json").read_text())
+    named = {one["annotations"]["org.opencontainers.image.ref.name"]: one for one in index["manifests"]}
+    manifests = [
+        {**{key: named[of[machine]][key] for key in ("mediaType", "digest", "size")}, "platform": _platform(machine)}
+        for machine in of
+    ]
+    kind = "application/vnd.oci.image.index.v1+json"
+    data = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (layout / "blobs/sha256" / digest).write_bytes(data)
+    annotations = {"org.opencontainers.image.ref.name": tag}
+    entry = {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data), "annotations": annotations}
+    (layout / "index.json").write_text(json.dumps({**index, "manifests": [*index["manifests"], entry]}))
+    return f"sha256:{digest}"
+
+
+def _platform(architecture: str) -> dict[str, str]:
+    return {"os": "linux", "architecture": architecture}
 
 
 def _umoci(*arguments: str) -> None:

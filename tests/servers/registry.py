@@ -28,10 +28,10 @@ class Registry:
         return f"127.0.0.1:{self.port}"
 
     def push(self, layout: Path, tag: str, name: str) -> None:
-        """An image of a layout, under `name` (repository and tag)."""
+        """An image of a layout, or an index with all its images, under `name` (repository and tag)."""
         credential = ["--dest-creds", f"{USER}:{PASSWORD}"] if self.auth else []
         target = f"docker://{self.address}/{name}"
-        command = ["skopeo", "copy", "--dest-tls-verify=false", *credential, f"oci:{layout}:{tag}", target]
+        command = ["skopeo", "copy", "--all", "--dest-tls-verify=false", *credential, f"oci:{layout}:{tag}", target]
         subprocess.run(self.namespace.argv(*command), check=True, capture_output=True)
 
 

@@ -11,19 +11,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from microagent.api.reference import Kind, Local, Reference, parse_image
 from microagent.audit.render import size
 from microagent.errors import ApiError, HostError, MicroagentError
-from microagent.guests import skopeo
 from microagent.guests.caller import ROOT, Caller
 from microagent.guests.local import Archive, Layout, Rootfs, inspect
 from microagent.guests.making import Maker
 from microagent.guests.oci import ImageConfig
 from microagent.guests.shelf import Shelf, Stored
-from microagent.guests.skopeo import PULLER, Access
+from microagent.guests.skopeo import PULLERS, Access, Pull
 from microagent.guests.tools import remove_tree
 from microagent.guests.workshop import (
     Bounds,
@@ -66,6 +66,7 @@ class ImageStore:
         self._bounds = bounds or Bounds()
         self._shelf = Shelf(directory)
         self._maker = Maker(self._shelf)
+        self._pullers = cycle(PULLERS)
         # Gone with the last who holds or wants one.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -204,17 +205,17 @@ class ImageStore:
 
     async def _from_registry(self, reference: Reference, access: Access, report: Report) -> Stored:
         async with open_workshop(self._directory, self._bounds, report) as shop:
-            bench = shop.bench("fetch", PULLER)
+            pull = Pull(shop, next(self._pullers), reference, access)
             report("resolving", 0, None)
-            found = await skopeo.look_up(shop, bench, reference, access)
+            found = await pull.look_up()
             if found.size > self._bounds.image_bytes:
                 what = f"{reference} is {size(found.size)}B, larger than {size(self._bounds.image_bytes)}B"
                 raise HostError(what, "no image may be")
             async with self._alone(found.digest, report):
                 ready = self._shelf.find(found.digest)
                 if ready is None:
-                    layout = await skopeo.fetch(shop, bench, reference, found, access)
-                    ready = await self._maker.make_from_layout(shop, layout, PULLER, digest=found.digest)
+                    layout = await pull.fetch(found)
+                    ready = await self._maker.make_from_layout(shop, layout, pull.user, digest=found.digest)
         self._shelf.call(str(reference), ready.digest, "")
         return ready
 

@@ -78,12 +78,20 @@ class Maker:
         write_shadow(shadow, layout, manifest)
         command = ("umoci", "raw", "unpack", "--image", f"{shadow}:{TAG}", f"{PLACE}/{_TREE}")
         await shop.run(bench, Step("unpacking", watch=_TREE), *command, capabilities=UNPACKING)
-        return bench / _TREE
+        tree = bench / _TREE
+        # A layer may say what its own root is; were it a link, the disk would be made of what it points at.
+        if not stat.S_ISDIR(tree.lstat().st_mode):
+            raise HostError("the image cannot be used: its root is no directory")
+        return tree
 
     async def _write_disk(self, shop: Workshop, bench: Path, tree: str, measured: Tree, caller: Caller) -> None:
         if measured.size > shop.bounds.image_bytes:
             what = f"the image is {size(measured.size)}B, larger than {size(shop.bounds.image_bytes)}B"
             raise HostError(what, "no image may be")
+        if measured.inodes > shop.bounds.files:
+            raise HostError(
+                f"the image has {measured.inodes} files, more than {shop.bounds.files}", "no image may have"
+            )
         step = Step("building", measured.size, watch=ROOTFS)
         command = image_disk_command(tree, measured, ROOTFS)
         await shop.run(bench, step, *command, caller=caller, capabilities=READING)

@@ -23,8 +23,9 @@ from microagent.guests.oci import Descriptor
 from microagent.guests.tools import ToolFailed
 from microagent.guests.workshop import PLACE, READING, Step, Workshop
 
-# Nobody's: below those that workspaces get (workspace.store.FIRST_UID), above what anybody else hands out.
-PULLER = Caller(1_879_099_999, 1_879_099_999)
+# Nobody's: below those that workspaces get (workspace.store.FIRST_UID), above what anybody else hands out. Two pulls at
+# once have one each: what a registry made of the one's skopeo does not see the other's credential.
+PULLERS = range(1_879_090_000, 1_879_100_000)
 _CREDENTIAL = "credential.json"
 _LAYOUT = "layout"
 _SHADOW = "source"
@@ -72,34 +73,60 @@ class Found:
     size: int
 
 
-async def look_up(shop: Workshop, bench: Path, reference: Reference, access: Access) -> Found:
-    """What a reference is now, for this machine. ApiError when there is no such image or the registry says no."""
-    _write_credential(bench, reference.registry, access)
-    wanted = reference
-    for _ in range(MAX_NESTING):
-        command = ("inspect", "--raw", *_options(access, ""), _url(wanted))
-        raw = await _skopeo(shop, bench, Step("resolving", network=True), reference, *command)
-        digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-        if wanted.digest not in ("", digest):
-            raise ApiError("failed", f"{reference}: the registry answered with another image: {digest}")
+class Pull:
+    """One pull of one reference, as a user that is nobody else's at this time."""
+
+    def __init__(self, shop: Workshop, uid: int, reference: Reference, access: Access) -> None:
+        self.user = Caller(uid, uid)
+        self._shop = shop
+        self._bench = shop.bench("fetch", self.user)
+        self._reference = reference
+        self._insecure = access.insecure
+        auths: dict[str, Any] = {reference.registry: dict(access.credential)} if access.credential else {}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._bench / _CREDENTIAL, flags, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchown(fd, uid, uid)
+            json.dump({"auths": auths}, file)
+
+    async def look_up(self) -> Found:
+        """What the reference is now, for this machine. ApiError when there is no such image or the registry says no."""
+        wanted = self._reference
+        for _ in range(MAX_NESTING):
+            step = Step("resolving", network=True)
+            raw = await self._skopeo(step, "inspect", "--raw", *self._options(""), f"docker://{wanted}")
+            digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+            if wanted.digest not in ("", digest):
+                raise ApiError("failed", f"{self._reference}: the registry answered with another image: {digest}")
+            try:
+                document = oci.parse_document(raw)
+                if "manifests" not in document:
+                    return Found(digest, oci.layers_size(document))
+                wanted = self._pinned(oci.choose(document, "").digest)
+            except Malformed as error:
+                raise ApiError("failed", f"{self._reference} cannot be used: {error.what}") from error
+        raise ApiError("failed", f"{self._reference} cannot be used: indexes within indexes")
+
+    async def fetch(self, found: Found) -> Path:
+        """The layout with the image that `look_up` has found."""
+        step = Step("pulling", found.size, network=True, exact=True)
+        source, target = f"docker://{self._pinned(found.digest)}", f"oci:{PLACE}/{_LAYOUT}:{TAG}"
+        await self._skopeo(step, "copy", "--quiet", *self._options("src-"), source, target)
+        (self._bench / _CREDENTIAL).unlink(missing_ok=True)
+        return self._bench / _LAYOUT
+
+    def _pinned(self, digest: str) -> Reference:
+        return Reference(self._reference.registry, self._reference.repository, digest=digest)
+
+    def _options(self, prefix: str) -> list[str]:
+        insecure = [f"--{prefix}tls-verify=false"] if self._insecure else []
+        return ["--authfile", f"{PLACE}/{_CREDENTIAL}", *insecure]
+
+    async def _skopeo(self, step: Step, *arguments: str) -> bytes:
         try:
-            document = oci.parse_document(raw)
-            if "manifests" not in document:
-                return Found(digest, oci.layers_size(document))
-            wanted = Reference(reference.registry, reference.repository, digest=oci.choose(document, "").digest)
-        except Malformed as error:
-            raise ApiError("failed", f"{reference} cannot be used: {error.what}") from error
-    raise ApiError("failed", f"{reference} cannot be used: indexes within indexes")
-
-
-async def fetch(shop: Workshop, bench: Path, reference: Reference, found: Found, access: Access) -> Path:
-    """The layout with the image that `look_up` has found."""
-    pinned = Reference(reference.registry, reference.repository, digest=found.digest)
-    step = Step("pulling", found.size, network=True, exact=True)
-    target = f"oci:{PLACE}/{_LAYOUT}:{TAG}"
-    await _skopeo(shop, bench, step, reference, "copy", "--quiet", *_options(access, "src-"), _url(pinned), target)
-    (bench / _CREDENTIAL).unlink(missing_ok=True)
-    return bench / _LAYOUT
+            return await self._shop.run(self._bench, step, "skopeo", *arguments, caller=self.user)
+        except ToolFailed as error:
+            raise explain(self._reference, error) from error
 
 
 async def import_layout(shop: Workshop, bench: Path, layout: Path, manifest: Descriptor, caller: Caller) -> Path:
@@ -136,29 +163,6 @@ async def _import(shop: Workshop, bench: Path, source: str, name: str, caller: C
     except ToolFailed as error:
         raise ApiError("failed", f"the image {name} cannot be read: {message_of(error.said)}", error.hint) from error
     return bench / _LAYOUT
-
-
-async def _skopeo(shop: Workshop, bench: Path, step: Step, reference: Reference, *arguments: str) -> bytes:
-    try:
-        return await shop.run(bench, step, "skopeo", *arguments, caller=PULLER)
-    except ToolFailed as error:
-        raise explain(reference, error) from error
-
-
-def _options(access: Access, prefix: str) -> list[str]:
-    return ["--authfile", f"{PLACE}/{_CREDENTIAL}", *([f"--{prefix}tls-verify=false"] if access.insecure else [])]
-
-
-def _url(reference: Reference) -> str:
-    return f"docker://{reference}"
-
-
-def _write_credential(bench: Path, registry: str, access: Access) -> None:
-    auths: dict[str, Any] = {registry: dict(access.credential)} if access.credential else {}
-    fd = os.open(bench / _CREDENTIAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        os.fchown(fd, PULLER.uid, PULLER.gid)
-        json.dump({"auths": auths}, file)
 
 
 def message_of(said: str) -> str:
