@@ -4,10 +4,12 @@ import json
 import sys
 from typing import Final
 
-from tests.bench import load
+from tests.bench import cost, load
 from tests.bench.peers import peer
 from tests.bench.rig import NAME, Guest, Rig
 from tests.bench.row import Row, ratio
+
+from microagent.demo.namespaces import Namespace
 
 _SPLICERS: Final = ("haproxy", "nginx stream")
 _INTERCEPTORS: Final = ("sslsplit", "squid", "mitmproxy")
@@ -26,13 +28,13 @@ Figures = dict[str, float]
 
 def _peer(rig: Rig, name: str) -> Figures:
     with peer(rig, name):
-        return _measure(name, rig, rig.client)
+        return _measure(name, rig, rig.client, cost.inside(rig.host))
 
 
 def _ours(rig: Rig, *, passthrough: bool) -> Figures:
     with Guest(rig, allow=[] if passthrough else [NAME], passthrough=[NAME] if passthrough else []) as guest:
         # Everything is decided and recorded: the name has to be leased first, as any client would have it.
-        figures = _measure("ours", rig, guest.namespace)
+        figures = _measure("ours", rig, guest.namespace, [guest.pid])
         events = [json.loads(line)["event"] for line in guest.log.read_text().splitlines()]
     served = sum(1 for _ in (rig.directory / "requests.log").open())
     (rig.directory / "requests.log").write_text("")
@@ -42,11 +44,15 @@ def _ours(rig: Rig, *, passthrough: bool) -> Figures:
     return figures
 
 
-def _measure(name: str, rig: Rig, where: object) -> Figures:
-    figures: Figures = {}
-    for what in (load.bulk, load.connections, load.requests):
-        figures[what.__name__] = what(rig, where)  # type: ignore[arg-type]
-        sys.stderr.write(f"  {name:13} {what.__name__:12} {figures[what.__name__]:10.0f}\n")
+def _measure(name: str, rig: Rig, where: Namespace, processes: list[int]) -> Figures:
+    figures = {"bulk": load.bulk(rig, where)}
+    sys.stderr.write(f"  {name:13} bulk         {figures['bulk']:10.0f}\n")
+    for what in (load.connections, load.requests):
+        before = cost.seconds(processes)
+        rate = figures[what.__name__] = what(rig, where)
+        spent = (cost.seconds(processes) - before) / (rate * load.SECONDS) * 1e6
+        figures[f"{what.__name__} cost"] = spent
+        sys.stderr.write(f"  {name:13} {what.__name__:12} {rate:10.0f} {spent:10.0f} µs\n")
     if name != "ours":
         (rig.directory / "requests.log").write_text("")
     return figures
@@ -60,6 +66,11 @@ def _rows(found: dict[str, Figures], passed: Figures, read: Figures) -> list[Row
         others = ", ".join(f"{name} {found[name][what]:.0f}" for name in names)
         return f"({ours:.0f}; {others})"
 
+    def spent(ours: Figures, what: str, *names: str) -> str:
+        """Processor time of the proxy alone: what remains comparable on a machine with other work to do."""
+        others = ", ".join(f"{name} {found[name][f'{what} cost']:.0f}" for name in names)
+        return f"; CPU each, µs: {ours[f'{what} cost']:.0f}; {others}"
+
     bulk, fresh, kept = "bulk", "connections", "requests"
     return [
         Row(
@@ -71,7 +82,8 @@ def _rows(found: dict[str, Figures], passed: Figures, read: Figures) -> list[Row
         Row(
             "P2",
             "passthrough, new connections/s",
-            f"{ratio(passed[fresh], haproxy[fresh])} {made_of(passed[fresh], fresh, 'routed', *_SPLICERS)}",
+            f"{ratio(passed[fresh], haproxy[fresh])} {made_of(passed[fresh], fresh, 'routed', *_SPLICERS)}"
+            + spent(passed, fresh, *_SPLICERS),
             "≥ 1.0 × haproxy",
         ),
         Row(
@@ -85,14 +97,14 @@ def _rows(found: dict[str, Figures], passed: Figures, read: Figures) -> list[Row
             "P4",
             "intercepted, new connections/s",
             f"{ratio(read[fresh], squid[fresh])} squid, {ratio(read[fresh], mitmproxy[fresh])} mitmproxy "
-            f"{made_of(read[fresh], fresh, *_INTERCEPTORS)}",
+            f"{made_of(read[fresh], fresh, *_INTERCEPTORS)}" + spent(read, fresh, *_INTERCEPTORS),
             "≥ 1.0 × squid, ≥ 5 × mitmproxy",
         ),
         Row(
             "P5",
             "intercepted, requests/s kept alive",
             f"{ratio(read[kept], squid[kept])} squid, {ratio(read[kept], mitmproxy[kept])} mitmproxy "
-            f"{made_of(read[kept], kept, *_INTERCEPTORS)}",
+            f"{made_of(read[kept], kept, *_INTERCEPTORS)}" + spent(read, kept, *_INTERCEPTORS),
             "≥ 1.5 × squid, ≥ 20 × mitmproxy",
         ),
     ]
