@@ -12,8 +12,7 @@ APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk 
              dnsperf unbound netsniff-ng
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping nginx-light openssh-server openssh-client unbound chrony \
             redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent musl-tools gcc libc6-dev haproxy \
-            apache2-bin pgbouncer postgresql-client \
-            docker-registry
+            apache2-bin docker-registry fcgiwrap pgbouncer postgresql-client
 
 export DEBIAN_FRONTEND := noninteractive
 

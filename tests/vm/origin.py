@@ -1,7 +1,8 @@
 """The servers that a guest's programs get what they want from: git, a package index for pip, npm and apt, a registry.
 
-How this works: nginx serves a directory for each host name, made here with nothing but what Debian has; aiohttp behind
-it speaks WebSocket and server-sent events. Both run among the made-up internet's servers, at `world.PROGRAMS`.
+How this works: nginx serves a directory for each host name, made here with nothing but what Debian has. Behind it are
+git's own backend, Debian's docker-registry, a gRPC server, and aiohttp for WebSocket and server-sent events. All of
+them run among the made-up internet's servers, at `world.PROGRAMS`.
 """
 
 import base64
@@ -10,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -18,6 +20,8 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from tests.kernel.programs import SERVERS
 
 from microagent.demo import world
 from microagent.demo.internet import Internet
@@ -38,8 +42,20 @@ _NGINX = """
             root {room}/sites/$host;
             location / {{ try_files $uri $uri.json $uri/index.html =404; }}
             location = /hello {{ return 200 "hello\\n"; }}
-            location = /v2/ {{ return 200 "{{}}"; }}
-            location ~ /manifests/ {{ default_type application/vnd.oci.image.manifest.v1+json; }}
+            location /v2/ {{
+                proxy_pass http://127.0.0.1:5000;
+                proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto https;
+            }}
+            location /repo.git/ {{
+                fastcgi_pass unix:{room}/git.socket;
+                fastcgi_param SCRIPT_FILENAME /usr/lib/git-core/git-http-backend;
+                fastcgi_param GIT_PROJECT_ROOT {room}/repositories; fastcgi_param GIT_HTTP_EXPORT_ALL "";
+                fastcgi_param PATH_INFO $uri; fastcgi_param QUERY_STRING $query_string;
+                fastcgi_param REQUEST_METHOD $request_method; fastcgi_param GIT_PROTOCOL $http_git_protocol;
+                fastcgi_param CONTENT_TYPE $content_type; fastcgi_param CONTENT_LENGTH $content_length;
+                fastcgi_param HTTP_CONTENT_ENCODING $http_content_encoding;
+            }}
+            location /test.Echo/ {{ grpc_pass grpcs://127.0.0.1:443; }}
             location /live/ {{
                 proxy_pass http://127.0.0.1:8080; proxy_http_version 1.1; proxy_buffering off;
                 proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $http_connection;
@@ -70,6 +86,14 @@ web.run_app(application, host="127.0.0.1", port=8080, print=None)
 """
 
 
+_REGISTRY = """
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {room}/registry}}}}
+http: {{addr: "127.0.0.1:5000"}}
+"""
+
+
 class Origin:
     """What is served: `log` says what was asked for, `apt_key` (base64) is what the apt mirror is signed with."""
 
@@ -96,9 +120,7 @@ class Origin:
         (work / "hello").write_text("hello\n")
         _do("git", "-C", str(work), "add", "hello")
         _do("git", "-C", str(work), *who, "commit", "-q", "-m", "hello")
-        bare = self._site("git.ok.test") / "repo.git"
-        _do("git", "clone", "-q", "--bare", str(work), str(bare))
-        _do("git", "-C", str(bare), "update-server-info")
+        _do("git", "clone", "-q", "--bare", str(work), str(self.room / "repositories/repo.git"))
 
     def _pip(self) -> None:
         wheel = io.BytesIO()
@@ -155,25 +177,24 @@ class Origin:
         _do("gpgconf", "--homedir", str(home), "--kill", "gpg-agent")
 
     def _registry(self) -> None:
-        image = self._site("skopeo.ok.test") / "v2/madeup"
-        for name in ("blobs", "manifests"):
-            (image / name).mkdir(parents=True)
+        """An OCI layout, which `push` sends to the registry."""
+        layout = self.room / "layout"
+        (layout / "blobs/sha256").mkdir(parents=True)
 
         def blob(kind: str, data: bytes) -> dict[str, object]:
-            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-            (image / "blobs" / digest).write_bytes(data)
-            return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest, "size": len(data)}
+            digest = hashlib.sha256(data).hexdigest()
+            (layout / "blobs/sha256" / digest).write_bytes(data)
+            return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
 
         layer = _tar({"hello": b"hello\n"})
         rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
         config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": blob("config.v1+json", config),
-            "layers": [blob("layer.v1.tar", layer)],
-        }
-        (image / "manifests/1").write_text(json.dumps(manifest))
+        layers = [blob("layer.v1.tar", layer)]
+        manifest = {"schemaVersion": 2, "config": blob("config.v1+json", config), "layers": layers}
+        manifests = [blob("manifest.v1+json", json.dumps(manifest).encode())]
+        (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": manifests}))
+        (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        (self.room / "registry.yml").write_text(_REGISTRY.format(room=self.room))
 
 
 @contextmanager
@@ -186,15 +207,33 @@ def running(internet: Internet, room: Path, certificate: str) -> Iterator[Origin
     (room / "access.log").touch()
     config = room / "nginx.conf"
     config.write_text(_NGINX.format(room=room, pem=pem, address=world.PROGRAMS))
-    commands = (["nginx", "-e", str(room / "error.log"), "-c", str(config)], [sys.executable, "-c", _LIVE])
+    commands = (
+        ["fcgiwrap", "-s", f"unix:{room}/git.socket"],
+        ["docker-registry", "serve", str(room / "registry.yml")],
+        [sys.executable, str(SERVERS / "grpc_origin.py"), str(pem), "127.0.0.1"],
+        [sys.executable, "-c", _LIVE],
+        ["nginx", "-e", str(room / "error.log"), "-c", str(config)],
+    )
     with ExitStack() as undo:
         for command in commands:
             process = undo.enter_context(subprocess.Popen(internet.far_argv(*command), stdin=subprocess.DEVNULL))
             undo.callback(process.terminate)
-        deadline = time.monotonic() + 10
-        while not (room / "nginx.pid").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        deadline = time.monotonic() + 60
+        while not internet.far.run(_all_are_there):
+            assert time.monotonic() < deadline, "the servers did not come up"
+            time.sleep(0.05)
+        push = ("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false")
+        _do(*internet.far_argv(*push, f"oci:{room}/layout", "docker://127.0.0.1:5000/madeup:1"))
         yield origin
+
+
+def _all_are_there() -> bool:
+    """Whether nginx, the registry, gRPC's and aiohttp's servers listen."""
+    for where in ((world.PROGRAMS, 443), ("127.0.0.1", 5000), ("127.0.0.1", 443), ("127.0.0.1", 8080)):
+        with socket.socket() as probe:
+            if probe.connect_ex(where):
+                return False
+    return True
 
 
 def _do(*command: str, stdin: bytes = b"") -> bytes:

@@ -6,7 +6,6 @@ server's own log.
 """
 
 import base64
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -39,6 +38,18 @@ async def main():
         print(await socket.recv())
 asyncio.run(main())
 """
+_GRPC = """
+import grpc, queue
+words = queue.Queue()
+with grpc.secure_channel("HOST:443", grpc.ssl_channel_credentials()) as channel:
+    call = channel.stream_stream("/test.Echo/Echo")(iter(words.get, None), timeout=120)
+    for word in (b"hello", b"again"):
+        words.put(word)
+        assert next(call) == word
+    words.put(None)
+    assert not list(call)
+print("hello")
+"""
 # What each program is told to do; it prints "hello" when it was served.
 CLIENTS = {
     "curl": "curl -sS https://HOST/hello",
@@ -55,12 +66,14 @@ CLIENTS = {
     "java": "java -cp /tmp Get https://HOST/hello",
     # As images have it whose Java is 18 or newer.
     "java-pkcs12": "echo P12 | base64 -d > $JKS; sh /run/microagent/setup; java -cp /tmp Get https://HOST/hello",
-    "skopeo": "skopeo --insecure-policy copy -q docker://HOST/madeup:1 dir:/tmp/image && tar xOf /tmp/image/LAYER",
+    "skopeo": "skopeo --insecure-policy copy -q docker://HOST/madeup:1 dir:/tmp/image"
+    " && for file in /tmp/image/*; do tar xOf $file hello 2>/dev/null; done",
     "apt": "apt-get -qq $APT update && apt-get -qq $APT install madeup >/dev/null && cat /usr/share/madeup/hello",
     "openssl": f"printf '{_GET}' | openssl s_client -quiet -verify_return_error -connect HOST:443 2>/dev/null",
     "gnutls": f"{{ printf '{_GET}'; sleep 2; }} | gnutls-cli HOST",
     "ncat": f"printf '{_GET}' | ncat --ssl-verify HOST 443",
     "websocket": f"python3 -c '{_SOCKET}'",
+    "grpc": f"python3 -c '{_GRPC}'",
     "sse": "curl -sSN https://HOST/live/events | grep -q 'data: 4' && echo hello",
 }
 # The same where files are as Alpine has them; with no variables set, so that only the files count.
@@ -85,15 +98,13 @@ class Session:
 
 def _script(origin: Origin) -> str:
     get = base64.b64encode((Path(__file__).parent / "clients/Get.class").read_bytes()).decode()
-    site = next((origin.room / "sites/skopeo.ok.test/v2/madeup/manifests").iterdir())
-    layer = json.loads(site.read_text())["layers"][0]["digest"].removeprefix("sha256:")
     lines = [
         "exec 2>&1; export HOME=/root JKS=/etc/ssl/certs/java/cacerts",
         f"echo {get} | base64 -d > /tmp/Get.class; echo {origin.apt_key} | base64 -d > /tmp/key.gpg",
         "echo 'deb [signed-by=/tmp/key.gpg] https://apt.ok.test made main' > /tmp/list",
         "APT='-o Dir::Etc::SourceList=/tmp/list -o Dir::Etc::SourceParts=-'",
     ]
-    steps = _steps(CLIENTS).replace("LAYER", layer).replace("P12", base64.b64encode(_pkcs12()).decode())
+    steps = _steps(CLIENTS).replace("P12", base64.b64encode(_pkcs12()).decode())
     return "\n".join([*lines, steps])
 
 

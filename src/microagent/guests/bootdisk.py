@@ -17,7 +17,8 @@ from microagent.guests.trust import subject_hash
 
 RUN = "/run/microagent"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# contract.md 7.6. These two add to the roots a program brings along; the others replace them.
+# contract.md 7.6, and gRPC, whose packages bring roots of their own.
+# These two add to the roots a program brings along; the others replace them.
 ADDED_ROOTS = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
 ALL_ROOTS = (
     "SSL_CERT_FILE",
@@ -27,6 +28,7 @@ ALL_ROOTS = (
     "PIP_CERT",
     "CARGO_HTTP_CAINFO",
     "AWS_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )
 # MAX_ARG_STRLEN of Linux: execve refuses a longer string, and would do so inside the guest.
 MAX_STRING = 128 << 10
