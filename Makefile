@@ -7,11 +7,11 @@ GUEST := /var/cache/microagent/guest
 SYSTEM_PYTHON := /usr/bin/python3
 
 APT := python3-venv python3-nftables python3-seccomp nftables iproute2 qemu-system-x86 e2fsprogs umoci skopeo \
-       mmdebstrap busybox-static cpio zstd ca-certificates
+       mmdebstrap busybox-static musl-tools cpio zstd ca-certificates
 APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk curl dnsmasq-base openssl \
              dnsperf unbound netsniff-ng
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping nginx-light openssh-server openssh-client unbound chrony \
-            redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent musl-tools gcc libc6-dev haproxy \
+            redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent gcc libc6-dev haproxy \
             apache2-bin docker-registry fcgiwrap pgbouncer postgresql-client
 
 export DEBIAN_FRONTEND := noninteractive

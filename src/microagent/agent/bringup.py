@@ -48,13 +48,14 @@ _QEMU_MIB = 1536
 _QEMU_THREADS = 512
 # 1024 connections with half a megabyte waiting each way; it never forks.
 _MEDIATOR = Bounds(memory_mib=1536, processes=8)
-# Sparse: what the guest does not write takes no room.
-_OVERLAY_MIB = 16 * 1024
 
 
 @dataclass
 class Life:
-    """A workspace that runs: everything here ends when the stack that `bring_up` was given unwinds."""
+    """A workspace that runs: everything here ends when the stack that `bring_up` was given unwinds.
+
+    `argv` is its command, `code` how that ended where the guest itself does not say it: on a terminal.
+    """
 
     record: Record
     network: Network
@@ -62,20 +63,27 @@ class Life:
     guest: Guest
     output: Output
     pumping: asyncio.Task[None]
+    argv: tuple[str, ...] = ()
+    code: int | None = None
 
 
 async def bring_up(services: Services, record: Record, sink: Sink | None, undo: AsyncExitStack) -> Life:
-    """Starts the workspace; HostError or OSError when this machine cannot."""
+    """Starts the workspace; HostError or OSError when this machine cannot.
+
+    Where the record says that its command is on a terminal, the guest idles, for somebody to start that (`argv`).
+    """
     image = _image(services, record)
     record = services.store.save(_renewed(services, record))
     overlay = services.store.path(record.name, OVERLAY)
     if not overlay.exists():
-        await make_overlay(overlay, _OVERLAY_MIB)
+        await make_overlay(overlay, record.spec.disk_mib)
 
     network, keeper = await build(services, record, undo)
-    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, network)), end_guest)
+    argv = _argv(record, image)
+    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, argv, network)), end_guest)
     network.close_tap()
     life = await attend(services, record, network, keeper, guest, sink, undo)
+    life.argv = tuple(argv)
     await _ready(guest)
     return life
 
@@ -207,12 +215,18 @@ def own_endpoints(config: Config) -> tuple[str, ...]:
     return (config.metrics,) if config.metrics and not config.metrics.startswith("/") else ()
 
 
-def _guest_spec(services: Services, record: Record, image: Image, network: Network) -> GuestSpec:
+def _argv(record: Record, image: Image) -> list[str]:
+    """The workspace's command, empty when its guest idles."""
+    spec = record.spec
+    return [*spec.entrypoint, *spec.command] if spec.entrypoint else image.config.argv(list(spec.command))
+
+
+def _guest_spec(services: Services, record: Record, image: Image, argv: list[str], network: Network) -> GuestSpec:
     spec, config = record.spec, services.config
     mediated = spec.egress.mode is not Mode.OFF
     try:
         bootdisk = make_bootdisk(
-            command=image.config.argv(list(spec.command)),
+            command=[] if record.on_terminal else argv,
             env=dict(spec.env),
             workdir=image.config.workdir,
             # A name may end in a hyphen, a host name may not (RFC 952).
@@ -221,6 +235,7 @@ def _guest_spec(services: Services, record: Record, image: Image, network: Netwo
             resolv_conf=read_resolv_conf(config.resolv_conf).for_guest(),
             image_env=image.config.env,
             user=image.config.user,
+            setup=spec.setup,
         )
     except Malformed as error:
         raise ApiError("invalid", error.what, error.hint) from error

@@ -66,7 +66,8 @@ class Fleet:
     async def delete(self, name: str, *, force: bool) -> bool:
         """Removes a workspace and its files; False when there was none. A running one only with `force`."""
         supervisor = self._all.get(name)
-        if supervisor and supervisor.live:
+        # One that somebody starts again while it ends is ended again.
+        while supervisor and supervisor.live:
             if not force:
                 hint = f"`microagent stop {name}` first, or delete it with --force"
                 raise ApiError("conflict", f"workspace {name} is {supervisor.record.state}", hint)

@@ -23,16 +23,21 @@ class Output:
         self._name = name
         self._sink = sink
         self._sending: asyncio.Future[None] | None = None
+        self._fd = store.open_log(name, OUTPUT)
 
     async def pump(self, chunks: AsyncIterator[tuple[int, bytes]]) -> None:
         """Runs until the guest's output ends."""
-        fd = self._store.open_log(self._name, OUTPUT)
         try:
             async for channel, data in chunks:
-                fd = self._log(fd, data)
-                await self._send(channel, data)
+                await self.add(channel, data)
         finally:
-            os.close(fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    async def add(self, channel: int, data: bytes) -> None:
+        """What was printed: into the log, and to who is attached; for pump, and for a command on a terminal."""
+        self._log(data)
+        await self._send(channel, data)
 
     def detach(self) -> None:
         """Nobody is attached any more: a guest that is ended must not wait for a client that does not read."""
@@ -48,15 +53,14 @@ class Output:
         if self._sending.cancelled() or self._sending.exception():
             self._sink = None
 
-    def _log(self, fd: int, data: bytes) -> int:
-        """Appends to the log; returns the descriptor to go on with, a new one when the log was put aside."""
+    def _log(self, data: bytes) -> None:
+        """Appends to the log, which is put aside when it is long."""
         # A full disk costs the log, and not the run: output that nobody takes would stop the guest for good.
         with contextlib.suppress(OSError, HostError):
-            os.write(fd, data)
-            if os.fstat(fd).st_size > _LONGEST_LOG:
+            os.write(self._fd, data)
+            if os.fstat(self._fd).st_size > _LONGEST_LOG:
                 path = self._store.path(self._name, OUTPUT)
                 path.replace(path.with_suffix(".log.1"))
                 new = self._store.open_log(self._name, OUTPUT)
-                os.close(fd)
-                return new
-        return fd
+                os.close(self._fd)
+                self._fd = new

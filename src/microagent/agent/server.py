@@ -44,6 +44,7 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
             web.get(f"{one}/audit/export", audits.export),
             web.get(f"{one}/egress", streams.egress),
             web.get(f"{one}/logs", streams.logs),
+            web.get(f"{one}/exec", attach.exec_),
             web.get(messages.IMAGES, images.index),
             web.delete(messages.IMAGES, images.remove),
             web.post(messages.PULL, images.pull),

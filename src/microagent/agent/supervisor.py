@@ -64,9 +64,13 @@ class Supervisor:
         """Whether it has, or is about to have, processes."""
         return self.record.state in LIVE
 
-    async def start(self, sink: Sink | None = None) -> Life:
-        """Starts it and returns when the guest runs. The reason why it does not is raised."""
-        self._enter(Event.START, reason="", exit_code=None, started=_now(), spec=self._spec_of_now())
+    async def start(self, sink: Sink | None = None, *, on_terminal: bool = False) -> Life:
+        """Starts it and returns when the guest runs. The reason why it does not is raised.
+
+        With `on_terminal` the guest idles: the caller runs its command (`Life.argv`) and says how it ended (`finish`).
+        """
+        spec = self._spec_of_now()
+        self._enter(Event.START, reason="", exit_code=None, started=_now(), spec=spec, on_terminal=on_terminal)
         return await self._begin(lambda undo: bring_up(self._services, self.record, sink, undo))
 
     async def adopt(self) -> None:
@@ -75,7 +79,12 @@ class Supervisor:
             await self._begin(lambda undo: take_over(self._services, self.record, undo))
 
     async def release(self) -> None:
-        """Lets go of a workspace that runs, so that this agent may end; returns when nothing of it is read any more."""
+        """Lets go of a workspace that runs, so that this agent may end; returns when nothing of it is read any more.
+
+        One whose command is on a terminal stays, since that goes with this agent.
+        """
+        if self.record.on_terminal:
+            return
         if self._task and self.life and self.record.state is State.RUNNING:
             self.released = True
             self._task.cancel()
@@ -103,6 +112,13 @@ class Supervisor:
         if forced and not self.record.spec.ephemeral:
             self._note(reason=f"did not shut down within {GRACE} s and was ended")
         return forced
+
+    async def finish(self, code: int) -> None:
+        """Ends a guest whose command was on a terminal and ended with `code`; returns when nothing of it runs."""
+        if self.life:
+            self.life.code = code
+            await self.life.guest.shutdown(0)
+        await self.ended()
 
     async def kill(self) -> None:
         """Ends it at once; fine when it has ended already. One that was released is nobody's to end here."""
@@ -216,7 +232,7 @@ class Supervisor:
                 keeping.result()
             code = await waiting
             await life.pumping
-            return code
+            return code if life.code is None else life.code
         except HostError:
             if self.record.state is State.STOPPING:
                 return None

@@ -43,6 +43,8 @@ async def take_over(services: Services, record: Record, undo: AsyncExitStack) ->
     guest = noted.get("guest")
     if guest is None or not guest.alive():
         raise GuestGone("its guest ended while no agent ran")
+    if record.on_terminal:
+        raise GuestGone("its terminal ended with the agent before")
     if not guest.runs(Path(QEMU).name, record.guest_uid):
         raise HostError(f"process {guest.pid} is not its guest")
     bound(services, record)

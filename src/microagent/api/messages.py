@@ -3,16 +3,24 @@
 Everything is HTTP over the agent's unix socket. Bodies are JSON objects; `…/egress` and `…/logs` stream, one JSON
 object a line and raw bytes respectively.
 
-An attached run is one websocket, so that the agent can tell a CLI that was killed from one that waits:
+An attached command is one websocket, so that the agent can tell a CLI that was killed from one that waits:
 
     client                                  agent
-    {"spec": {…}}                   ->
+    the first message, see below    ->
                                     <-      {"type": "started", "name": …}
     channel 0 + bytes (stdin)       ->      channel 1 + bytes (stdout), channel 2 + bytes (stderr)
+                                    <-      {"type": "taken", "bytes": N}: so much of stdin; never more than
+                                            INPUT_WINDOW bytes may be on their way
     {"type": "eof"}                 ->      stdin ends
-    {"type": "end"}                 ->      the guest is ended (Ctrl-C)
+    {"type": "resize", "rows": N, "columns": N} ->      the terminal's new size
+    {"type": "signal", "number": N} ->      (exec) a signal for the command
+    {"type": "end"}                 ->      (run) the guest is ended (Ctrl-C)
                                     <-      {"type": "exit", "code": …, "denied": {"count": …, "hosts": […]}}
                                        or   {"type": "error", "error": {"code", "message", "hint"}}
+
+`denied` comes with a run only. RUN begins with {"spec": {…}, "terminal": T}, a workspace's `exec` with
+{"command": […], "env": {…}, "user": …, "workdir": …, "terminal": T}. T is {"rows": N, "columns": N, "type": TERM},
+or null for three pipes. When the socket closes before `exit`, the agent ends the guest, or the command.
 
 A pull (`POST /v1/images/pull`) is answered with one JSON object a line: any number of
 
@@ -20,8 +28,6 @@ A pull (`POST /v1/images/pull`) is answered with one JSON object a line: any num
 
 and at the end one of `{"event": "ready", "image": …, "digest": …}` and `{"error": {…}}`. It ends when the
 client leaves.
-
-When the socket closes before `exit`, the agent ends the guest.
 """
 
 from typing import Any, Final, Literal, NotRequired, TypedDict
@@ -37,6 +43,9 @@ DESCRIPTION: Final = "/openapi.json"
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
+
+# Bytes of stdin that a client may have sent and not been told of.
+INPUT_WINDOW: Final = 256 << 10
 
 Act = Literal["start", "stop", "kill"]
 
@@ -85,9 +94,12 @@ class Spec(TypedDict):
     name: str
     image: str
     command: NotRequired[list[str]]
+    entrypoint: NotRequired[list[str]]
+    setup: NotRequired[list[str]]
     env: NotRequired[dict[str, str]]
     memory_mib: NotRequired[int]
     cpus: NotRequired[int]
+    disk_mib: NotRequired[int]
     egress: NotRequired[EgressSettings]
     ephemeral: NotRequired[bool]
     upstream_ca: NotRequired[str]
@@ -129,15 +141,21 @@ class Status(TypedDict):
     image: str
     digest: str | None
     command: list[str]
+    entrypoint: list[str]
+    setup: list[str]
     env: dict[str, str]
     memory_mib: int
     cpus: int
+    disk_mib: int
     ephemeral: bool
     egress: dict[str, Any]
     policy_digest: str
     created: str
     started: str | None
+    uptime_seconds: int | None
     exit_code: int | None
+    mediator_uid: int
+    guest_uid: int
     mediator_pid: int | None
     guest_pid: int | None
     denied: Denied

@@ -1,7 +1,8 @@
-"""The client's half of an attached run: our stdin to the guest, its output to ours, its exit code back.
+"""The client's half of an attached command: our stdin to the guest, its output to ours, its exit code back.
 
-Ctrl-C and SIGTERM ask the agent to end the guest and wait for its answer, so that nothing is left when we exit; a
-second one does not wait. A closed output (`| head`) ends the guest, too.
+Ctrl-C and SIGTERM end a run: the agent is asked to end the guest and waited for, so that nothing is left when we exit.
+A command of `exec` gets the signal itself, and says how it ends. A second one does not wait: the agent ends a command
+whose client is gone. So does a closed output (`| head`). On a terminal Ctrl-C is a key like others.
 """
 
 import asyncio
@@ -19,46 +20,58 @@ import aiohttp
 
 from microagent.api.client import Client
 from microagent.api.errors import from_json
-from microagent.api.messages import RUN, STDERR, STDIN, STDOUT, Denied, frame
+from microagent.api.messages import INPUT_WINDOW, STDERR, STDIN, STDOUT, Denied, frame
 from microagent.cli.pipes import read, while_read, write
+from microagent.cli.terminal import RawMode, size
 from microagent.errors import ApiError
 
 _DESCRIPTORS = {STDOUT: 1, STDERR: 2}
+_NOTHING: Denied = {"count": 0, "hosts": []}
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: the code to exit with, and what was denied."""
+    """How a command ended: the code to exit with, and what was denied (of a run)."""
 
     code: int
     denied: Denied
 
 
-async def attached(socket: Path, spec: dict[str, Any], *, make: bool) -> Ended:
-    """Runs a new workspace to its end. ApiError when it cannot be, `no_image` when its image is to be made first."""
-    async with Client(socket) as client, client.websocket(f"{RUN}?make={int(make)}") as websocket:
-        run = _Run(websocket)
+async def attached(socket: Path, path: str, first: dict[str, Any], *, signals: bool) -> Ended:
+    """Runs a command to its end, beginning with the message `first`. ApiError when it cannot be.
+
+    `signals`: the command gets our signals, instead of being ended by them.
+    """
+    async with Client(socket) as client, client.websocket(path) as websocket:
+        command = _Attached(websocket, signals, on_terminal=first["terminal"] is not None)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, run.end, int(number))
-        await websocket.send_json({"spec": spec})
+            loop.add_signal_handler(number, command.told, int(number))
+        await websocket.send_json(first)
         try:
-            return await run.follow()
+            return await command.follow()
         finally:
-            run.close()
+            command.close()
 
 
 @dataclass
-class _Run:
-    """One run; `ending` is the number of the signal that ends it, 0 while nobody wants that."""
+class _Attached:
+    """One command; `ending` is the number of the signal that ends it, 0 while nobody wants that."""
 
     websocket: aiohttp.ClientWebSocketResponse
+    signals: bool
+    on_terminal: bool
     ending: int = 0
+    _started: bool = False
+    _last_told: int = 0
+    _on_its_way: int = 0
+    _taken: asyncio.Event = field(default_factory=asyncio.Event)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _raw: RawMode = field(default_factory=RawMode)
 
     async def follow(self) -> Ended:
-        """Shows output until the run is over."""
+        """Shows output until the command is over."""
         self._do(self._watch_output())
         async for message in self.websocket:
             if message.type is aiohttp.WSMsgType.BINARY:
@@ -66,27 +79,53 @@ class _Run:
                 continue
             told = json.loads(message.data)
             if told["type"] == "started":
-                self._do(self._feed())
+                self._begin()
+            elif told["type"] == "taken":
+                self._on_its_way -= told["bytes"]
+                self._taken.set()
             elif told["type"] == "exit":
-                return Ended(self._code(told["code"]), told["denied"])
+                return Ended(self._code(told["code"]), told.get("denied", _NOTHING))
             elif self.ending:
-                return Ended(self._code(0), {"count": 0, "hosts": []})
+                break
             else:
                 raise from_json(told)
-        raise ApiError("internal", "the agent went away during the run", "its log says why")
-
-    def end(self, number: int) -> None:
-        """Asks for the end of the guest; the second time, does not wait for it."""
         if self.ending:
+            return Ended(self._code(0), _NOTHING)
+        raise ApiError("internal", "the agent went away during the command", "its log says why")
+
+    def told(self, number: int) -> None:
+        """A signal for us."""
+        if self._last_told:
+            self._raw.restore()
             os._exit(128 + number)
-        self.ending = number
-        self._wanted.set()
-        self._do(self._say("end"))
+        self._last_told = number
+        if self.signals and self._started:
+            self._do(self.websocket.send_json({"type": "signal", "number": number}))
+        else:
+            self._end(number)
 
     def close(self) -> None:
         """Stops reading stdin, and all else that goes on."""
+        self._raw.restore()
         for task in self._tasks:
             task.cancel()
+
+    def _begin(self) -> None:
+        self._started = True
+        if self.on_terminal:
+            self._raw.begin()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, self._resized)
+            self._resized()  # it may have another size by now
+        self._do(self._feed())
+
+    def _resized(self) -> None:
+        self._do(self.websocket.send_json({"type": "resize", **size()}))
+
+    def _end(self, number: int) -> None:
+        """Asks for the end, of a run with its guest."""
+        self.ending = number
+        self._wanted.set()
+        self._do(self.websocket.send_json({"type": "end"}))
 
     def _code(self, code: int) -> int:
         return 128 + self.ending if self.ending else code
@@ -110,17 +149,18 @@ class _Run:
 
     def _broken(self) -> None:
         if not self.ending:
-            self.end(signal.SIGPIPE)
+            self._end(signal.SIGPIPE)
 
     async def _feed(self) -> None:
-        """Our stdin to the guest; none when it is closed."""
+        """Our stdin to the guest, no faster than it is taken; none when it is closed."""
         if sys.stdin is not None:
             async for chunk in read(sys.stdin.fileno()):
+                while self._on_its_way + len(chunk) > INPUT_WINDOW:
+                    self._taken.clear()
+                    await self._taken.wait()
+                self._on_its_way += len(chunk)
                 await self.websocket.send_bytes(frame(STDIN, chunk))
-        await self._say("eof")
-
-    async def _say(self, wish: str) -> None:
-        await self.websocket.send_json({"type": wish})
+        await self.websocket.send_json({"type": "eof"})
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         async def until_the_agent_left() -> None:

@@ -30,6 +30,7 @@ def create(
     env: tuple[str, ...],
     memory_mib: int | None,
     cpus: int | None,
+    disk_mib: int | None,
     upstream_ca: tuple[str, ...],
     insecure_registry: bool,
     file: str | None,
@@ -45,7 +46,8 @@ def create(
     from microagent.api.names import checked_name
 
     chosen = checked_name(name)
-    spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress), upstream_ca, file)
+    resources = (memory_mib, cpus, disk_mib)
+    spec = settings_json(chosen, image, command, env, *resources, egress_json(**egress), upstream_ca, file)
 
     def work(make: bool) -> Any:
         return ask(settings, "POST", WORKSPACES, spec, {"dry_run": "1"} if dry_run else {"make": str(int(make))})

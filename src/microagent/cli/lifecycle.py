@@ -1,11 +1,13 @@
 """`start`, `stop`, `kill`, `delete`: wishes about one workspace."""
 
+import sys
 from typing import Any
 
 import click
 
 from microagent.cli.agent_call import ask
 from microagent.cli.output import Settings, json_option, note, say, say_json
+from microagent.errors import ApiError
 
 
 @click.command()
@@ -42,19 +44,31 @@ def kill(settings: Settings, name: str) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="End it first when it runs.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj
-def delete(settings: Settings, name: str, force: bool) -> None:
-    """Delete a workspace, its record of egress and everything in it."""
+def delete(settings: Settings, name: str, force: bool, yes: bool) -> None:
+    """Delete a workspace, its record of egress and everything in it. Asks first, on a terminal."""
     from microagent.api.messages import workspace_path
     from microagent.api.names import checked_name
 
     path = workspace_path(checked_name(name))
+    if not (yes or settings.json) and sys.stdin.isatty() and sys.stderr.isatty() and _is_there(settings, path):
+        question = f"Delete workspace {name}, with all that was written in it and its record of egress?"
+        click.confirm(question, abort=True, err=True)
     answer = ask(settings, "DELETE", path, query={"force": "1"} if force else None)
     if settings.json:
         say_json(answer)
     else:
         say(f"{name}: deleted" if answer["deleted"] else f"{name}: there is no such workspace, nothing to delete")
+
+
+def _is_there(settings: Settings, path: str) -> bool:
+    try:
+        ask(settings, "GET", path)
+    except ApiError as error:
+        return error.code != "not_found"
+    return True
 
 
 def _act(settings: Settings, name: str, wish: str) -> dict[str, Any]:

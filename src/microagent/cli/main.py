@@ -19,6 +19,7 @@ _VERBS = {
     "stop": ("lifecycle", "stop", "Ask a workspace to shut down; end it after 10 s."),
     "kill": ("lifecycle", "kill", "End a workspace at once."),
     "delete": ("lifecycle", "delete", "Delete a workspace and its record."),
+    "exec": ("exec", "exec_", "Run a command in a workspace that runs."),
     "ps": ("show", "ps", "List the workspaces."),
     "status": ("show", "status", "Show one workspace."),
     "egress": ("egress", "egress", "Show what a workspace asked for, and what was decided."),

@@ -23,7 +23,7 @@ async def read(fd: int) -> AsyncIterator[bytes]:
     while True:
         if _can_be_polled(fd):
             await _event(lambda wake: loop.add_reader(fd, wake), lambda: loop.remove_reader(fd))
-        if os.isatty(fd) and os.tcgetpgrp(fd) != os.getpgrp():
+        if _is_another_jobs(fd):
             # Reading would stop us (SIGTTIN): the terminal is another job's. It may become ours again.
             await asyncio.sleep(0.2)
             continue
@@ -61,6 +61,14 @@ async def while_read(fd: int, work: Awaitable[T]) -> T:
         closed.cancel()
         working.cancel()
         await asyncio.wait([closed, working])
+
+
+def _is_another_jobs(fd: int) -> bool:
+    """Whether it is our terminal, and another job has it; a terminal that is not our own has no jobs of ours."""
+    try:
+        return os.tcgetpgrp(fd) != os.getpgrp()
+    except OSError:
+        return False
 
 
 def _can_be_polled(fd: int) -> bool:

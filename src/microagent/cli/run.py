@@ -9,7 +9,8 @@ from microagent.cli.agent_call import with_agent
 from microagent.cli.egress_options import egress_json, egress_options
 from microagent.cli.output import Settings, json_option, note
 from microagent.cli.pulling import registry_option, with_image
-from microagent.cli.settings import resource_options, settings_json
+from microagent.cli.settings import command_words, resource_options, settings_json
+from microagent.cli.terminal import describe, terminal_options
 
 if TYPE_CHECKING:
     from microagent.api.messages import Denied
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 @egress_options
 @click.option("--name", metavar="NAME", help="The workspace's name (default: a made-up one).")
 @click.option("--keep", is_flag=True, help="Keep the workspace and its record when the command has ended.")
+@click.option("--rm", "remove", is_flag=True, help="Accepted for habit: it is deleted when no --keep says otherwise.")
+@terminal_options("Give the command a terminal, and the keys that are typed; the run then ends with it.")
 @resource_options
 @registry_option
 @json_option
@@ -31,11 +34,14 @@ def run(
     /,
     name: str | None,
     keep: bool,
+    remove: bool,
+    tty: bool,
     image: str,
     command: tuple[str, ...],
     env: tuple[str, ...],
     memory_mib: int | None,
     cpus: int | None,
+    disk_mib: int | None,
     upstream_ca: tuple[str, ...],
     insecure_registry: bool,
     **egress: Any,
@@ -47,16 +53,22 @@ def run(
     import asyncio
     import secrets
 
+    from microagent.api.messages import RUN
     from microagent.api.names import checked_name
     from microagent.cli.attached import attached
 
     settings: Settings = context.obj
     chosen = checked_name(name) if name is not None else f"run-{secrets.token_hex(4)}"
-    spec = settings_json(chosen, image, command, env, memory_mib, cpus, egress_json(**egress), upstream_ca)
+    if remove and keep:
+        raise click.UsageError("--rm and --keep exclude each other")
+    words, resources = command_words(command, "IMAGE"), (memory_mib, cpus, disk_mib)
+    spec = settings_json(chosen, image, words, env, *resources, egress_json(**egress), upstream_ca)
     spec["ephemeral"] = not keep
+    first = {"spec": spec, "terminal": describe() if tty else None}
 
     def work(make: bool) -> "Ended":
-        return with_agent(settings, lambda: asyncio.run(attached(settings.socket, spec, make=make)))
+        path = f"{RUN}?make={int(make)}"
+        return with_agent(settings, lambda: asyncio.run(attached(settings.socket, path, first, signals=False)))
 
     ended = with_image(settings, spec["image"], insecure_registry, work)
     if settings.json:

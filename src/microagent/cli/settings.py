@@ -11,12 +11,24 @@ from microagent.errors import ApiError, PolicyError, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KEYS = {"name", "image", "command", "env", "memory", "cpus"}
+# What a microagent.yaml may say, and what the API calls it.
+_KEYS = {
+    "name": "name",
+    "image": "image",
+    "command": "command",
+    "entrypoint": "entrypoint",
+    "setup": "setup",
+    "env": "env",
+    "memory": "memory_mib",
+    "cpus": "cpus",
+    "disk": "disk_mib",
+}
 
 _OPTIONS = (
     click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable; K alone passes yours on."),
     click.option("--memory", "memory_mib", type=int, metavar="MiB", help="Memory (default 1024)."),
     click.option("--cpus", type=int, metavar="N", help="Processors (default 1)."),
+    click.option("--disk", "disk_mib", type=int, metavar="MiB", help="What it may write (default 16384)."),
     click.option(
         "--upstream-ca",
         multiple=True,
@@ -27,7 +39,7 @@ _OPTIONS = (
 
 
 def resource_options(command: F) -> F:
-    """-e, --memory, --cpus and --upstream-ca; the command gets env, memory_mib, cpus, upstream_ca."""
+    """-e, --memory, --cpus, --disk and --upstream-ca; the command gets env, memory_mib, cpus, disk_mib, upstream_ca."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -40,6 +52,7 @@ def settings_json(
     env: Iterable[str],
     memory_mib: int | None,
     cpus: int | None,
+    disk_mib: int | None,
     egress: dict[str, Any],
     upstream_ca: Iterable[str],
     file: str | None = None,
@@ -48,11 +61,10 @@ def settings_json(
     written = read_workspace_file(file) if file else {}
     if written.pop("name", name) != name:
         raise ApiError("invalid", f"{file} is for a workspace of another name than {name}", "leave `name:` out of it")
-    if "memory" in written:
-        written["memory_mib"] = written.pop("memory")
-    flags = {"image": image, "command": list(command) or None, "memory_mib": memory_mib, "cpus": cpus}
+    flags: dict[str, Any] = {"image": image, "command": list(command) or None}
+    flags |= {"memory_mib": memory_mib, "cpus": cpus, "disk_mib": disk_mib}
     settings = written | {key: value for key, value in flags.items() if value is not None}
-    settings["env"] = {**written.get("env", {}), **_variables(env)}
+    settings["env"] = {**written.get("env", {}), **variables(env)}
     if "image" not in settings:
         raise ApiError("invalid", "no image is given", "--image IMAGE, or `image:` in --file")
     settings["image"] = _image(settings["image"])
@@ -63,8 +75,12 @@ def settings_json(
 
 
 def read_workspace_file(file: str) -> dict[str, Any]:
-    """The mapping in a microagent.yaml. PolicyError when it is wrong, above all when it speaks of egress."""
+    """The settings in a microagent.yaml, as the API has them. PolicyError with all that is wrong, and where.
+
+    What speaks of egress is wrong above all.
+    """
     from microagent.api.documents import decode
+    from microagent.workspace.spec import wrong
 
     try:
         text = Path(file).read_text()
@@ -73,10 +89,24 @@ def read_workspace_file(file: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise PolicyError((Problem("not UTF-8 text", "save the file as UTF-8", file),)) from error
     document = decode(text, file, _KEYS, _elsewhere)
-    env = document.values.get("env", {})
-    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
-        raise PolicyError((document.problem("env", "env is not a mapping of text", 'write NAME: "value"'),))
-    return document.values
+    problems = [
+        document.problem(key, f"{key}: {what}", _FORMS.get(key, ""))
+        for key, value in document.values.items()
+        if (what := wrong(_KEYS[key], value))
+    ]
+    if problems:
+        raise PolicyError(tuple(problems))
+    return {_KEYS[key]: value for key, value in document.values.items()}
+
+
+_FORMS = {
+    "env": 'write it as a mapping: NAME: "value"',
+    "command": 'write it as a list: ["sh", "-c", "echo hello"]',
+    "entrypoint": 'write it as a list: ["python3", "-u"]',
+    "setup": "write it as a list of shell commands, one a line",
+    "memory": "in MiB: memory: 2048",
+    "disk": "in MiB: disk: 4096",
+}
 
 
 def _elsewhere(key: str) -> tuple[str, str] | None:
@@ -102,17 +132,30 @@ def _read_roots(file: str) -> str:
         raise ApiError("invalid", f"--upstream-ca: {file}: {error}", "give a file of PEM certificates") from None
 
 
-def _variables(env: Iterable[str]) -> dict[str, str]:
-    variables = {}
+def command_words(words: tuple[str, ...], after: str) -> list[str]:
+    """The command that stands at the end of a line, with or without -- before it."""
+    if words[:1] == ("--",):
+        return list(words[1:])
+    if words and words[0].startswith("-"):
+        hint = (
+            f"microagent options stand before {after.split()[-1]}; write -- before a command that begins with a hyphen"
+        )
+        raise ApiError("invalid", f"{words[0]} stands where the command should", hint)
+    return list(words)
+
+
+def variables(env: Iterable[str]) -> dict[str, str]:
+    """What -e says: K=V, or K for our own value of K, if it has one."""
+    found = {}
     for text in env:
         name, given, value = text.partition("=")
         if not name:
             raise ApiError("invalid", f"-e {text!r} names no variable", "-e NAME=VALUE, or -e NAME")
         if given:
-            variables[name] = value
+            found[name] = value
         elif name in os.environ:
-            variables[name] = os.environ[name]
-    return variables
+            found[name] = os.environ[name]
+    return found
 
 
 def _image(reference: str) -> str:

@@ -63,20 +63,39 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
         ("reason", one["reason"]),
         ("image", one["image"]),
         ("digest", one["digest"]),
+        ("entrypoint", shlex.join(one["entrypoint"])),
         ("command", _command(one)),
+        ("setup", "; ".join(one["setup"])),
         ("memory", f"{one['memory_mib']} MiB"),
         ("cpus", one["cpus"]),
+        ("disk", f"{one['disk_mib']} MiB"),
         ("egress", egress["mode"]),
         *((entry["verb"], f"{entry['entry']}  ({entry['origin']})") for entry in egress["entries"]),
         ("policy", one["policy_digest"]),
         ("created", one["created"]),
         ("started", one["started"]),
+        ("uptime", _duration(one["uptime_seconds"])),
         ("exit code", one["exit_code"]),
-        ("mediator pid", one["mediator_pid"]),
-        ("guest pid", one["guest_pid"]),
+        ("mediator", _process(one["mediator_pid"], one["mediator_uid"])),
+        ("guest", _process(one["guest_pid"], one["guest_uid"])),
         ("denied", f"{denied['count']} {', '.join(denied['hosts'])}".rstrip()),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _process(pid: int | None, uid: int) -> str:
+    return "" if pid is None else f"pid {pid}, uid {uid}"
+
+
+def _duration(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((n for n, (number, _) in enumerate(parts) if number), 3)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2])
 
 
 def _command(one: dict[str, Any]) -> str:

@@ -22,10 +22,11 @@ from microagent.guests.control import (
     parse_report_untrusted,
     shutdown_request,
 )
+from microagent.guests.exec import Commands
+from microagent.guests.frames import STDERR as STDERR
+from microagent.guests.frames import STDOUT as STDOUT
 from microagent.guests.process import Process
 
-STDOUT = 1
-STDERR = 2
 KILLED = 128 + 9
 _CHUNK = 64 << 10
 # QEMU's own complaints are short; a pipe nobody reads would stop it.
@@ -70,7 +71,7 @@ class Guest:
     """A running guest. Its output must be read (`output`), or the guest stops when the pipes are full."""
 
     def __init__(self, process: Process, streams: list[Stream], console: Console) -> None:
-        """`streams` are those of `lines`, in their order: console, stdin, stdout, stderr, control."""
+        """`streams` are those of `lines`, in their order: console, stdin, stdout, stderr, control, exec."""
         self._process = process
         self._streams = streams
         self._console = console
@@ -86,6 +87,7 @@ class Guest:
         self._adopted = False
         self.pid = process.pid
         self.stdin = GuestInput(streams[1][1], streams[4][1])
+        self.commands = Commands(*streams[5])
         self.ready = asyncio.Event()
         self._readers = [
             asyncio.create_task(self._read_console()),
@@ -134,6 +136,7 @@ class Guest:
         for reader in self._readers:
             reader.cancel()
         await asyncio.wait([self._ending, *self._readers])
+        await self.commands.close()
         for _, writer in self._streams:
             writer.close()
         self._console.close()
@@ -168,6 +171,7 @@ class Guest:
         self._room.set()
         self._marked.set()
         await asyncio.gather(*self._readers)
+        await self.commands.ended()
         self._queue.put_nowait(None)
         for _, writer in self._streams:
             writer.close()

@@ -1,8 +1,9 @@
 """Runs a guest: one QEMU process, unprivileged, that is given descriptors and opens nothing of worth by itself.
 
-How this works. The agent opens the disks and passes the descriptors (`-add-fd`); boot disk and tap come
-as descriptors as well, and five listening sockets (see `lines`) carry the console and the command's stdin, stdout,
-stderr and control (virtio ports 1 to 4; what the last one says is in `control`). QEMU goes on when the agent is gone,
+How this works. The agent opens the disks and passes the descriptors (`-add-fd`); boot disk and tap come as descriptors
+as well, and six listening sockets (see `lines`) carry the console, the command's stdin, stdout, stderr and control
+(virtio ports 1 to 4; what the last one says is in `control`), and what else is run in it (port 5: see `exec`).
+QEMU goes on when the agent is gone,
 and `adopt_guest` finds it again. It runs under a user of its own with seccomp on and needs no other right than
 /dev/kvm's group. What happens then is `guest`'s.
 """
@@ -26,7 +27,7 @@ __all__ = ["Guest", "GuestSpec", "adopt_guest", "start_guest"]
 
 _CHUNK = 64 << 10
 WORKSPACE_VARIABLE = "MICROAGENT_WORKSPACE"
-_PORTS = ("stdin", "stdout", "stderr", "control")
+_PORTS = ("stdin", "stdout", "stderr", "control", "exec")
 LINES = ("console", *_PORTS)
 
 
@@ -88,7 +89,7 @@ def qemu_arguments(spec: GuestSpec, accelerator: Accelerator, fds: Descriptors) 
     arguments += ["-append", kernel_command_line(accelerator)]
     arguments += ["-chardev", _listening("console", fds.console), "-serial", "chardev:console"]
     # First, so that the guest numbers its ports vport0p1 and on.
-    arguments += ["-device", "virtio-serial-device,max_ports=5"]
+    arguments += ["-device", "virtio-serial-device,max_ports=6"]
     for number, (name, descriptor) in enumerate(zip(_PORTS, fds.ports, strict=True), start=1):
         arguments += ["-chardev", _listening(f"port{number}", descriptor)]
         arguments += ["-device", f"virtserialport,nr={number},chardev=port{number},name={name}"]
@@ -170,13 +171,12 @@ async def adopt_guest(pid: int, directory: Path, sockets: Path) -> Guest:
 async def _connect(sockets: Path) -> list[Stream]:
     """The control port comes last: when the guest can write to it, it can use all."""
     with ExitStack() as on_failure:
-        streams = []
-        for name in LINES:
-            stream = await asyncio.open_connection(sock=connect(sockets, name), limit=_CHUNK)
-            on_failure.callback(stream[1].close)
-            streams.append(stream)
+        streams = {}
+        for name in sorted(LINES, key="control".__eq__):
+            streams[name] = await asyncio.open_connection(sock=connect(sockets, name), limit=_CHUNK)
+            on_failure.callback(streams[name][1].close)
         on_failure.pop_all()
-        return streams
+        return [streams[name] for name in LINES]
 
 
 async def _spawn(

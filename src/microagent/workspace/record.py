@@ -12,7 +12,10 @@ from microagent.workspace.states import State
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One stored workspace. Times are RFC 3339, UTC; `reason` says why it stopped or failed, for people."""
+    """One stored workspace. Times are RFC 3339, UTC; `reason` says why it stopped or failed, for people.
+
+    `on_terminal`: its command of this life is on somebody's terminal, and ends with it.
+    """
 
     spec: WorkspaceSpec
     mediator_uid: int
@@ -24,6 +27,7 @@ class Record:
     digest: str | None = None
     started: str | None = None
     exit_code: int | None = None
+    on_terminal: bool = False
 
     @property
     def name(self) -> str:
@@ -46,6 +50,7 @@ _DECIDED: dict[str, type | tuple[type, ...]] = {
     "digest": (str, type(None)),
     "started": (str, type(None)),
     "exit_code": (int, type(None)),
+    "on_terminal": bool,
 }
 
 
@@ -56,6 +61,7 @@ def from_bytes(data: bytes, source: str) -> Record:
         if document.pop("v") != 1:
             raise ValueError("a version this microagent does not know")
         spec = spec_from_json(document.pop("spec"))
+        document.setdefault("on_terminal", False)  # workspaces that were made before there was such a thing
         for key, kind in _DECIDED.items():
             if not isinstance(document[key], kind):
                 raise TypeError(key)

@@ -17,6 +17,8 @@ from microagent.workspace.egress import from_json as egress_from_json
 
 MEMORY_MIB = range(64, 1024 * 1024 + 1)
 CPUS = range(1, 65)
+# What a guest may write, in MiB: room for the file system's own, and what ext4 holds in blocks of 4 KiB.
+DISK_MIB = range(64, 16 * 1024 * 1024 + 1)
 # The kernel refuses one argument or variable over 128 KiB; refusing it here names the culprit.
 _LONGEST_STRING = 128 * 1024 - 1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -26,15 +28,20 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 class WorkspaceSpec:
     """Settings of one workspace. `command` empty means the image's own, or an idle guest if it has none.
 
-    `upstream_ca`: PEM certificates that servers may be verified by, besides the system's roots and the agent's.
+    `entrypoint`, when there is one, stands in place of the image's, and the image's own command is dropped, as in
+    Docker. `setup`: shell commands that root runs in the guest once, before its first command. `upstream_ca`: PEM
+    certificates that servers may be verified by, besides the system's roots and the agent's.
     """
 
     name: str
     image: str
     command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     memory_mib: int = 1024
     cpus: int = 1
+    disk_mib: int = 16 * 1024
     egress: Egress = field(default_factory=Egress)
     ephemeral: bool = False
     upstream_ca: str = ""
@@ -45,9 +52,12 @@ class WorkspaceSpec:
             "name": self.name,
             "image": self.image,
             "command": list(self.command),
+            "entrypoint": list(self.entrypoint),
+            "setup": list(self.setup),
             "env": dict(self.env),
             "memory_mib": self.memory_mib,
             "cpus": self.cpus,
+            "disk_mib": self.disk_mib,
             "egress": self.egress.to_json(),
             "ephemeral": self.ephemeral,
             "upstream_ca": self.upstream_ca,
@@ -56,12 +66,35 @@ class WorkspaceSpec:
 
 def from_json(document: object) -> WorkspaceSpec:
     """The settings in a JSON object. PolicyError names every field that is wrong, not only the first."""
+    values, problems = _decode(document, _FIELDS, ("name", "image"), "a workspace's settings are")
+    if values.get("upstream_ca") and values.get("egress", Egress()).mode is Mode.OFF:
+        problems.append(Problem("upstream_ca: with egress off no server is verified", "leave --upstream-ca out"))
+    if problems:
+        raise PolicyError(tuple(problems))
+    return WorkspaceSpec(**values)
+
+
+def wrong(field: str, value: object) -> str:
+    """What is wrong with the value of a field, for whoever knows where it was written; empty when nothing is."""
+    try:
+        _FIELDS[field](value)
+    except ValueError as error:
+        return str(error)
+    except (ApiError, PolicyError) as error:
+        return error.what
+    return ""
+
+
+def _decode(
+    document: object, fields: "dict[str, Callable[[object], Any]]", needed: tuple[str, ...], what: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """What is right in a JSON object, and all that is wrong; PolicyError when it is no object."""
     if not isinstance(document, dict):
-        raise PolicyError((Problem("a workspace's settings are a JSON object"),))
-    problems = [Problem(f"unknown setting {key!r}") for key in document if key not in _FIELDS]
-    problems += [Problem(f"{key} is missing") for key in ("name", "image") if key not in document]
+        raise PolicyError((Problem(f"{what} a JSON object"),))
+    problems = [Problem(f"unknown setting {key!r}") for key in document if key not in fields]
+    problems += [Problem(f"{key} is missing") for key in needed if key not in document]
     values: dict[str, Any] = {}
-    for key, decode in _FIELDS.items():
+    for key, decode in fields.items():
         if key in document:
             try:
                 values[key] = decode(document[key])
@@ -71,11 +104,28 @@ def from_json(document: object) -> WorkspaceSpec:
                 problems.append(Problem(wrong.what, wrong.hint))
             except PolicyError as wrong:
                 problems.extend(wrong.problems)
-    if values.get("upstream_ca") and values.get("egress", Egress()).mode is Mode.OFF:
-        problems.append(Problem("upstream_ca: with egress off no server is verified", "leave --upstream-ca out"))
+    return values, problems
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSpec:
+    """A command to run in a workspace that runs. `env` comes on top of the workspace's; empty `user` and `workdir` are
+    the image's."""
+
+    command: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    user: str = ""
+    workdir: str = ""
+
+
+def exec_from_json(document: object) -> ExecSpec:
+    """The command in a JSON object. PolicyError names every field that is wrong."""
+    values, problems = _decode(document, _EXEC_FIELDS, ("command",), "a command to run is")
+    if values.get("command") == ():
+        problems.append(Problem("command: there is none", "microagent exec NAME -- COMMAND"))
     if problems:
         raise PolicyError(tuple(problems))
-    return WorkspaceSpec(**values)
+    return ExecSpec(**values)
 
 
 def _text(value: object) -> str:
@@ -99,6 +149,13 @@ def _command(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("not a list of strings")
     return tuple(_text(argument) for argument in value)
+
+
+def _setup(value: object) -> tuple[str, ...]:
+    commands = _command(value)
+    if not all(command.strip() for command in commands):
+        raise ValueError("an empty command")
+    return commands
 
 
 def _env(value: object) -> tuple[tuple[str, str], ...]:
@@ -139,10 +196,20 @@ _FIELDS: dict[str, Callable[[object], Any]] = {
     "name": _name,
     "image": _image,
     "command": _command,
+    "entrypoint": _command,
+    "setup": _setup,
     "env": _env,
     "memory_mib": _whole(MEMORY_MIB),
     "cpus": _whole(CPUS),
+    "disk_mib": _whole(DISK_MIB),
     "egress": egress_from_json,
     "ephemeral": _flag,
     "upstream_ca": _roots,
+}
+
+_EXEC_FIELDS: dict[str, Callable[[object], Any]] = {
+    "command": _command,
+    "env": _env,
+    "user": _text,
+    "workdir": _text,
 }

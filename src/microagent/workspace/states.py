@@ -47,6 +47,10 @@ _HINTS = {
     (State.RUNNING, Event.START): "it runs already; `microagent stop` it first to start it anew",
     (State.STARTING, Event.START): "another command starts it at this moment",
     (State.STOPPING, Event.START): "try again when it has stopped",
+    (State.STOPPING, Event.STOP): "another command stops it at this moment",
+    (State.CREATED, Event.STOP): "it was never started",
+    (State.STOPPED, Event.STOP): "nothing of it runs",
+    (State.FAILED, Event.STOP): "nothing of it runs; `microagent status` says why it failed",
 }
 
 

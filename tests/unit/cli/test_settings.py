@@ -16,13 +16,21 @@ EGRESS = {"mode": "guarded", "entries": []}
 def made(tmp_path: Path, text: str = "", **flags: Any) -> dict[str, Any]:
     file = tmp_path / "microagent.yaml"
     file.write_text(text)
-    given: dict[str, Any] = {"image": None, "command": (), "env": (), "memory_mib": None, "cpus": None}
+    given: dict[str, Any] = {
+        "image": None,
+        "command": (),
+        "env": (),
+        "memory_mib": None,
+        "cpus": None,
+        "disk_mib": None,
+    }
     given |= {"upstream_ca": ()} | flags
     return settings_json("a", egress=EGRESS, file=str(file), **given)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
-    text = "image: base\ncommand: [sleep, '1']\nenv: {A: '1', B: '2'}\nmemory: 256\ncpus: 2\n"
+    text = "image: base\ncommand: [sleep, '1']\nenv: {A: '1', B: '2'}\nmemory: 256\ncpus: 2\ndisk: 512\n"
+    text += "entrypoint: [nice]\nsetup:\n  - apt-get update\n"
     assert made(tmp_path, text, env=("A=9",), cpus=4) == {
         "name": "a",
         "egress": EGRESS,
@@ -31,6 +39,9 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         "env": {"A": "9", "B": "2"},
         "memory_mib": 256,
         "cpus": 4,
+        "disk_mib": 512,
+        "entrypoint": ["nice"],
+        "setup": ["apt-get update"],
     }
 
 
@@ -41,6 +52,17 @@ def test_egress_in_the_file_is_an_error_that_says_so(tmp_path: Path, key: str) -
     assert ":2:1:" in caught.value.what
     assert "configured by flags and policy file" in caught.value.what
     assert "--egress" in caught.value.hint
+
+
+def test_all_that_is_wrong_in_a_file_is_named_with_its_place(tmp_path: Path) -> None:
+    text = "image: base\nmemory: lots\ncpus: 99\nenv: [A]\nsetup: apt-get update\ncommand: ['a', 1]\nname: Bad Name\n"
+    with pytest.raises(PolicyError) as caught:
+        made(tmp_path, text)
+    assert [(p.line, p.column) for p in caught.value.problems] == [(n, 1) for n in range(2, 8)]
+    first, second, *_ = caught.value.what.splitlines()
+    assert first.endswith("microagent.yaml:2:1: memory: not a whole number from 64 to 1048576")
+    assert second.endswith("microagent.yaml:3:1: cpus: not a whole number from 1 to 64")
+    assert "as a list of shell commands" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["image: base\nname: b\n", "cpus: 1\n", "image: base\nenv: [A]\n", "imag: base\n"])

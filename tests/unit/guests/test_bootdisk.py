@@ -26,10 +26,29 @@ def test_it_is_whole_sectors_of_tar() -> None:
     disk = make_bootdisk(["true"], {}, "/", "box", b"", RESOLV_CONF)
     assert len(disk) % 512 == 0
     files = contents(disk)
-    assert set(files) == {"hostname", "hosts", "resolv.conf", "command"}
+    assert set(files) == {"hostname", "hosts", "resolv.conf", "surroundings", "command"}
     assert files["hostname"] == b"box\n"
     assert files["resolv.conf"] == RESOLV_CONF.encode()
     assert b"10.43.0.2\tbox\n" in files["hosts"]
+
+
+def test_the_surroundings_are_those_of_the_command() -> None:
+    disk = make_bootdisk([], {"A": "b c"}, "/srv", "box", b"", RESOLV_CONF, {"A": "image", "I": "1"}, "me")
+    words = contents(disk)["surroundings"].split(b"\0")
+    assert words[:2] == [b"/srv", b"me"]
+    assert set(words[2:]) >= {b"A=b c", b"I=1", b""}
+
+
+def test_setup_ends_with_the_first_command_that_fails() -> None:
+    disk = make_bootdisk([], {}, "/", "box", b"", RESOLV_CONF, setup=["echo 'one'", "exit 3", "echo three"])
+    files = contents(disk)
+    assert files["command"].startswith(b"exec /run/microagent/busybox sleep")
+    launch = b"/run/microagent/busybox sh /run/microagent/launch / ''"
+    assert files["prepare"].count(launch) == 3
+    script = files["prepare"].replace(launch, b"").replace(b"/run/microagent/busybox", b"")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "one\n")
+    assert done.stderr == "microagent: setup command 2 of 3 failed with 3\n"
 
 
 def test_without_a_command_the_guest_idles() -> None:

@@ -8,7 +8,7 @@ from microagent.guests.console import MAX_FILE, Console
 from microagent.guests.qemu import Descriptors, GuestSpec, kernel_command_line, qemu_arguments
 
 NOBODY = 65534
-FDS = Descriptors(kernel=10, initramfs=11, rootfs=12, overlay=13, bootdisk=14, console=15, ports=(16, 17, 18, 19))
+FDS = Descriptors(kernel=10, initramfs=11, rootfs=12, overlay=13, bootdisk=14, console=15, ports=(16, 17, 18, 19, 21))
 
 
 def spec(tap: int | None = 20) -> GuestSpec:

@@ -1,0 +1,133 @@
+"""A workspace's life from the command line: what is set up once, what is asked, and commands that come at once."""
+
+import json
+import os
+import pty
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microagent.demo.internet import Internet
+from microagent.demo.lab import Lab
+from microagent.workspace.states import State
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def own_lab(guest_dir: Path) -> Iterator[Lab]:
+    with Internet() as internet, Lab(internet, guest_dir) as made_up:
+        yield made_up
+
+
+def status(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.cli("--json", "status", name).stdout)
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never happened")
+
+
+def test_a_workspace_from_a_file_is_set_up_once(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "microagent.yaml"
+    file.write_text(
+        "image: base\nmemory: 256\ndisk: 256\nenv: {WHO: me}\nentrypoint: [sh, -c]\ncommand: ['cat /log; df -m /']\n"
+        "setup:\n  - echo $WHO $(id -u) > /log\n  - echo second >> /log; echo said\n"
+    )
+    assert lab.cli("create", "file", "--file", str(file), "--dry-run").returncode == 0
+    assert lab.cli("status", "file").returncode == 1
+    assert lab.cli("create", "file", "--file", str(file)).returncode == 0
+    for _ in range(2):
+        assert lab.cli("start", "file").returncode == 0
+        wait_for(lambda: status(lab, "file")["state"] == "stopped")
+    output = lab.cli("logs", "file").stdout.splitlines()
+    assert [line for line in output if "overlay" not in line and "Filesystem" not in line] == [
+        *("said", "me 0", "second"),
+        *("me 0", "second"),
+    ]
+    (size,) = {int(line.split()[1]) for line in output if line.startswith("overlay")}
+    assert 128 < size <= 256
+    assert lab.cli("delete", "file").stdout == "file: deleted\n"
+
+
+def test_a_setup_command_that_fails_is_the_end_and_comes_again(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "microagent.yaml"
+    file.write_text("image: base\ncommand: [echo, ran]\nsetup:\n  - test -e /second || { touch /second; exit 9; }\n")
+    assert lab.cli("create", "fails", "--file", str(file)).returncode == 0
+    assert lab.cli("start", "fails").returncode == 0
+    wait_for(lambda: status(lab, "fails")["state"] == "stopped")
+    assert status(lab, "fails")["exit_code"] == 9
+    assert lab.cli("logs", "fails").stdout == "microagent: setup command 1 of 1 failed with 9\n"
+    assert lab.cli("start", "fails").returncode == 0
+    wait_for(lambda: status(lab, "fails")["state"] == "stopped")
+    assert lab.cli("logs", "fails").stdout.endswith("\nran\n")
+    assert lab.cli("delete", "fails").returncode == 0
+
+
+@pytest.mark.parametrize(("typed", "code", "left"), [("n\n", 130, True), ("y\n", 0, False)])
+def test_delete_asks_on_a_terminal(lab: Lab, typed: str, code: int, left: bool) -> None:
+    lab.cli("create", "asked", "--image", "base")
+    master, slave = pty.openpty()
+    os.write(master, typed.encode())
+    command = lab.argv("delete", "asked")
+    done = subprocess.run(command, stdin=slave, stdout=slave, stderr=slave, env=lab.environment(), timeout=60)
+    seen = os.read(master, 65536).decode()
+    os.close(master)
+    os.close(slave)
+    assert done.returncode == code, seen
+    assert "Delete workspace asked, with all that was written in it" in seen
+    assert (lab.cli("status", "asked").returncode == 0) is left
+    lab.cli("delete", "asked", "--yes")
+
+
+def test_stopping_what_does_not_run_says_so(lab: Lab) -> None:
+    assert lab.cli("create", "still", "--image", "base").returncode == 0
+    answer = lab.cli("stop", "still")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == "error: cannot stop a workspace that is created\nhint: it was never started\n"
+    assert lab.cli("delete", "still").returncode == 0
+    again = lab.cli("delete", "still")
+    assert (again.returncode, again.stdout) == (0, "still: there is no such workspace, nothing to delete\n")
+
+
+def test_commands_at_once_leave_a_legal_state_and_in_the_end_nothing(own_lab: Lab) -> None:
+    """Whatever comes in whatever order: each is done or refused, and no state is one that nobody meant."""
+    lab, names = own_lab, ["one", "two"]
+    chance = random.Random(os.environ.get("SEED", "1"))
+    verbs = [
+        ("create", "--image", "base", "--memory", "256"),
+        *(("start",), ("start",), ("stop",), ("kill",), ("delete",), ("delete", "--force"), ("status",)),
+    ]
+
+    def fire(_: int) -> "subprocess.CompletedProcess[str]":
+        verb, *flags = chance.choice(verbs)
+        time.sleep(chance.random())
+        return lab.cli(verb, chance.choice(names), *flags)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(fire, range(40)))
+    for answer in answers:
+        assert answer.returncode in (0, 1, 75), answer
+        assert "internal" not in answer.stderr, answer
+        assert "mistake" not in answer.stderr, answer
+    assert {answer.returncode for answer in answers} >= {0, 1}
+    for workspace in json.loads(lab.cli("--json", "ps").stdout)["workspaces"]:
+        assert workspace["state"] in (State.CREATED, State.RUNNING, State.STOPPED), workspace
+        assert (workspace["guest_pid"] is not None) == (workspace["state"] == State.RUNNING)
+    for name in names:
+        assert lab.cli("delete", name, "--force").returncode == 0
+    wait_for(lambda: len(lab.processes()) == 2)  # the agent and its nursery
+    run = lab.socket.parent
+    assert [*(run / "sockets").iterdir(), *(run / "workspaces").iterdir(), *(run / "netns").iterdir()] == []
+    assert [*(lab.state / "workspaces").iterdir()] == []
