@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tests.bench.row import Row
 
-MODULES: Final = ("policy", "tls", "audit", "dns", "scale", "guests")
+MODULES: Final = ("policy", "tls", "audit", "dns", "drops", "scale", "guests")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
 
 _HEAD = """# Performance
