@@ -26,7 +26,7 @@ from microagent.demo.internet import Internet
 from microagent.demo.lab import GUEST_DIR, Lab
 from microagent.demo.oracle import Destination, Oracle
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
 _GET = r"GET /hello HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n"
 _NODE = "require('https').get('https://HOST/hello', r => r.pipe(process.stdout))"
@@ -82,7 +82,7 @@ ALPINE = {
     "alpine-openssl": f"printf '{_GET}' | env -i /bin/openssl s_client -quiet -verify_return_error -connect HOST:443",
 }
 NAMES = tuple(f"{client}.ok.test" for client in {**CLIENTS, **ALPINE})
-_PATIENCE = 500  # seconds, for all of them, emulated on a busy machine
+_PATIENCE = 1000  # seconds, for all of them, emulated on a busy machine
 OPENED = {Destination("tcp", world.PROGRAMS, 443)}
 
 
