@@ -60,6 +60,12 @@ class World:
         images = json.loads(self.cli("--json", "image", "ls").stdout)["images"]
         return {name: one for one in images for name in one["names"]}
 
+    def forget(self) -> None:
+        """Nothing that another test has pulled is here."""
+        for one in json.loads(self.cli("--json", "image", "ls").stdout)["images"]:
+            if not one["builtin"]:
+                assert self.cli("image", "rm", one["digest"]).returncode == 0
+
     def leftovers(self) -> list[str]:
         """What is there of images that are not whole."""
         return [path.name for path in self.images.iterdir() if path.name.startswith(".")]
@@ -103,6 +109,7 @@ def _docker_config(directory: Path, registry: str, user: str, password: str) -> 
 
 
 def test_a_pull_by_tag_and_by_digest_is_one_image(world: World) -> None:
+    world.forget()
     ref = f"{world.open.address}/team/hello"
     done = world.cli("image", "pull", INSECURE, f"{ref}:v1")
     assert (done.returncode, done.stdout) == (0, f"{ref}:v1: ready ({world.digests['one']})\n")
@@ -129,6 +136,7 @@ def test_a_pull_by_tag_and_by_digest_is_one_image(world: World) -> None:
 
 
 def test_create_pulls_what_is_missing_and_status_says_what_it_became(world: World) -> None:
+    world.forget()
     ref = f"{world.open.address}/team/hello:v2"
     code, message, hint = world.fails("create", "early", "--image", ref)
     assert (code, message) == (1, f"{world.open.address} does not speak TLS")

@@ -43,7 +43,15 @@ def registry(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reg
         yield made
 
 
+def forget(lab: Lab) -> None:
+    """Nothing that another test has pulled is here."""
+    for one in json.loads(lab.cli("--json", "image", "ls").stdout)["images"]:
+        if not one["builtin"]:
+            assert lab.cli("image", "rm", one["digest"]).returncode == 0
+
+
 def test_a_pulled_image_runs_as_it_wants_to_be_run(lab: Lab, registry: Registry) -> None:
+    forget(lab)
     ref = f"{registry.address}/team/tool:v1"
     first = lab.cli("run", "--insecure-registry", ref)
     assert first.stdout.splitlines() == [
