@@ -7,6 +7,7 @@ import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -35,6 +36,8 @@ class Seals:
         self._key = _key(self._fd)
         self.public_key = self._key.public_key()
         self._latest: dict[str, tuple[Seal, str]] = {}
+        # A workspace's last seal may come while that of a second ago is still being made, in a thread.
+        self._one_at_a_time = Lock()
 
     def close(self) -> None:
         """Gives the directory's descriptor back."""
@@ -49,23 +52,25 @@ class Seals:
 
     def seal(self, name: str, last_line: bytes, *, rotated: bool = False) -> None:
         """Vouch for a log that ends with this record, if it is newer than what is sealed. OSError, HostError."""
-        latest, before = self._newest(name)
         found = head(last_line)
-        if found is None or (found.seq <= latest.seq and not rotated):
-            return
-        seal = Seal(timestamp(datetime.now(UTC)), found.seq, found.chain, latest.rotated + rotated, before)
-        line = seal.sign(self._key)
-        fd = open_append(self._fd, _file(name))
-        try:
-            os.write(fd, line + b"\n")
-        finally:
-            os.close(fd)
-        self._latest[name] = seal, digest(line)
+        with self._one_at_a_time:
+            latest, before = self._newest(name)
+            if found is None or (found.seq <= latest.seq and not rotated):
+                return
+            seal = Seal(timestamp(datetime.now(UTC)), found.seq, found.chain, latest.rotated + rotated, before)
+            line = seal.sign(self._key)
+            fd = open_append(self._fd, _file(name))
+            try:
+                os.write(fd, line + b"\n")
+            finally:
+                os.close(fd)
+            self._latest[name] = seal, digest(line)
 
     def forget_before(self, name: str, first: int) -> None:
         """Drop the seals of records before the `first` that is left, but for the one it is linked to."""
-        kept = [line for line in self.lines(name) if read_seal(line, self.public_key).seq >= first - 1]
-        write_atomic(self._fd, _file(name), b"".join(line + b"\n" for line in kept))
+        with self._one_at_a_time:
+            kept = [line for line in self.lines(name) if read_seal(line, self.public_key).seq >= first - 1]
+            write_atomic(self._fd, _file(name), b"".join(line + b"\n" for line in kept))
 
     def remove(self, name: str) -> None:
         """The workspace is gone."""
