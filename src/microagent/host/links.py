@@ -65,13 +65,18 @@ def verify() -> None:
 
     Tunnels that some kernels put into every namespace are there too, and down.
     """
+    if TAP not in check_closed():
+        raise HostError("its tap is gone or down")
+    _set_sysctls()
+
+
+def check_closed() -> set[str]:
+    """The interfaces that are up; HostError when there are others than lo and the tap among them."""
     with IPRoute() as ip:
         up = {message.get_attr("IFLA_IFNAME") for message in ip.get_links() if message["flags"] & _IFF_UP}
-    if TAP not in up:
-        raise HostError("its tap is gone or down")
-    if up != {"lo", TAP}:
+    if up - {"lo", TAP}:
         raise HostError(f"its network has interfaces that are not ours: {', '.join(sorted(up - {'lo', TAP}))}")
-    _set_sysctls()
+    return up
 
 
 def _set_sysctls() -> None:

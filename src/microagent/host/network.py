@@ -73,8 +73,19 @@ class Network:
         return self._sockets
 
     def raise_tap(self) -> None:
-        """Let the guest's frames in. Call it when the mediator is ready, not before."""
-        netns.run_inside(self.path, links.raise_tap)
+        """Let the guest's frames in. Call it when the mediator is ready, not before.
+
+        HostError, with the tap down, when what was built is no longer what is there.
+        """
+
+        def work() -> None:
+            if nft.fingerprint() != self._fingerprint:
+                hint = "find out who else changes nftables in namespaces of this machine, and start it again"
+                raise HostError("its rules were changed while it was started", hint)
+            links.check_closed()
+            links.raise_tap()
+
+        netns.run_inside(self.path, work)
 
     def lower_tap(self) -> None:
         """Cut the guest off."""
