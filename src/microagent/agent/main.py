@@ -65,7 +65,7 @@ def main(config_file: Path | None = None) -> None:
     os.close(open_directory(config.run_dir))
     ensure_directory(sockets_directory(config), 0o700)
     if sys.version_info < (3, 12):
-        # Python 3.12 has it by itself: no thread for each guest that waits for it to end.
+        # Python 3.12 has it by itself: no thread for each program that waits for it to end.
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
     with _alone(config.state_dir), _alone(config.run_dir):
         asyncio.run(_serve(config))

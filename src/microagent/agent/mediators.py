@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from microagent.api.control import Assembler, MediatorSettings, Message, encode, letter, receive, send
 from microagent.api.lines import connect, listen
 from microagent.errors import HostError
+from microagent.guests.process import Process
 from microagent.host.sockets import MediatorSockets
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _COUNT_SECONDS = 1.0
 class Nursery:
     """The process that mediators are forked from."""
 
-    def __init__(self, process: asyncio.subprocess.Process, line: socket.socket) -> None:
+    def __init__(self, process: Process, line: socket.socket) -> None:
         self._process = process
         self._line = line
         self._lock = asyncio.Lock()
@@ -60,9 +60,8 @@ class Nursery:
         """Start it; `upstream_ca` are PEM texts to trust besides the system's roots. HostError when it fails."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "microagent.mediator.nursery", stdin=theirs.fileno(), env=_environment()
-            )
+            command = [sys.executable, "-P", "-m", "microagent.mediator.nursery"]
+            process = Process.start(command, stdin=theirs.fileno(), env=_environment())
         nursery = cls(process, ours)
         try:
             await nursery._ask({"upstream_ca": list(upstream_ca)}, ())
@@ -118,9 +117,9 @@ class Mediator:
     def __init__(self, pid: int, line: socket.socket, counters: Counters) -> None:
         self.pid = pid
         try:
-            self._pidfd = os.pidfd_open(pid)
+            self._process: Process | None = Process(pid)
         except ProcessLookupError:
-            self._pidfd = -1  # it has ended already, as its line will tell
+            self._process = None  # it has ended already, as its line will tell
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._socket = line
         self._counters = counters
@@ -189,9 +188,8 @@ class Mediator:
 
     def kill(self) -> None:
         """End it without a word."""
-        if not self.ended.done() and self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._process:
+            self._process.kill()
 
     # --- the line
 
@@ -210,9 +208,10 @@ class Mediator:
         self._writer.close()
         # One that closed its line and lives on is none that anybody answers for.
         self.kill()
-        if self._pidfd >= 0:
-            await _gone(self._pidfd)
-            os.close(self._pidfd)
+        if self._process:
+            with contextlib.suppress(TimeoutError):  # it hangs in the kernel, killed
+                await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+            self._process.let_go()
         self._answers.put_nowait({"gone": True})
         self.ended.set_result(self._stopping or "died")
 
@@ -249,19 +248,6 @@ class Mediator:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _gone(pidfd: int) -> None:
-    """Returns when the process has ended, as one that was killed does at once."""
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    loop.add_reader(pidfd, over.set)
-    try:
-        await asyncio.wait_for(over.wait(), _STOP_SECONDS)
-    except TimeoutError:
-        return  # it hangs in the kernel, killed
-    finally:
-        loop.remove_reader(pidfd)
 
 
 def _environment() -> dict[str, str]:

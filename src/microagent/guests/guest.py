@@ -29,8 +29,6 @@ from microagent.guests.process import Process
 
 KILLED = 128 + 9
 _CHUNK = 64 << 10
-# QEMU's own complaints are short; a pipe nobody reads would stop it.
-_MAX_COMPLAINT = 8192
 # Chunks a slow reader may leave waiting before the guest is made to wait.
 _QUEUED = 16
 # A boot takes two seconds, and ten times that on a busy machine; one that hangs would hang for ever.
@@ -75,7 +73,6 @@ class Guest:
         self._process = process
         self._streams = streams
         self._console = console
-        self._complaint = b""
         self._moved = asyncio.Event()
         self._marked = asyncio.Event()
         self._output = {STDOUT: MarkedStream(), STDERR: MarkedStream()}
@@ -91,7 +88,6 @@ class Guest:
         self.ready = asyncio.Event()
         self._readers = [
             asyncio.create_task(self._read_console()),
-            asyncio.create_task(self._read_complaint()),
             asyncio.create_task(self._read_output(STDOUT)),
             asyncio.create_task(self._read_output(STDERR)),
         ]
@@ -127,8 +123,7 @@ class Guest:
     def kill(self) -> None:
         """Ends the guest at once; what it had not written to its disk is lost."""
         self._killed = True
-        if self._process.returncode is None:
-            self._process.kill()
+        self._process.kill()
 
     async def abandon(self) -> None:
         """Lets go of the guest, which goes on; what it writes from now on waits for the next agent."""
@@ -136,6 +131,7 @@ class Guest:
         for reader in self._readers:
             reader.cancel()
         await asyncio.wait([self._ending, *self._readers])
+        self._process.let_go()
         await self.commands.close()
         for _, writer in self._streams:
             writer.close()
@@ -163,8 +159,7 @@ class Guest:
             self.kill()
             raise
         # A cancelled task gets no further: the guest goes on (see `abandon`).
-        if self._process.returncode is None:
-            self._process.kill()
+        self._process.kill()
         await self._process.wait()
         # What is left is in the sockets' buffers, so it is bounded: take it, whether it is read or not.
         self._gone = True
@@ -185,7 +180,7 @@ class Guest:
         return self._died()
 
     def _died(self) -> HostError:
-        said = self._complaint.decode(errors="replace").strip().splitlines()
+        said = self._process.complaint.decode(errors="replace").strip().splitlines()
         if said:
             return HostError(f"QEMU failed: {said[-1]}")
         return HostError("the guest ended unexpectedly", f"its console says: {self._console.last_lines()}")
@@ -215,7 +210,7 @@ class Guest:
 
     async def _drain(self) -> None:
         """Waits until all that the command wrote has been read, or no more can come."""
-        while not all(s.complete for s in self._output.values()) and not all(r.done() for r in self._readers[2:]):
+        while not all(s.complete for s in self._output.values()) and not all(r.done() for r in self._readers[1:]):
             self._moved.clear()
             try:
                 await asyncio.wait_for(self._moved.wait(), _QUIET_SECONDS if self._adopted else None)
@@ -240,10 +235,6 @@ class Guest:
     async def _read_console(self) -> None:
         while data := await _chunk(self._streams[0][0]):
             self._console.add(data)
-
-    async def _read_complaint(self) -> None:
-        while self._process.stderr and (data := await _chunk(self._process.stderr)):
-            self._complaint = (self._complaint + data)[-_MAX_COMPLAINT:]
 
 
 async def _chunk(reader: asyncio.StreamReader) -> bytes:

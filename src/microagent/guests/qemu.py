@@ -10,6 +10,7 @@ and `adopt_guest` finds it again. It runs under a user of its own with seccomp o
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from microagent.errors import HostError
 from microagent.guests.accelerator import QEMU, Accelerator, find_accelerator, kvm_groups
 from microagent.guests.console import Console
 from microagent.guests.guest import Guest, Stream
-from microagent.guests.process import Adopted
+from microagent.guests.process import Process
 from microagent.guests.tools import missing
 
 __all__ = ["Guest", "GuestSpec", "adopt_guest", "start_guest"]
@@ -151,7 +152,7 @@ async def start_guest(spec: GuestSpec) -> Guest:
             inherited.append(spec.tap_fd)
         console = Console(spec.directory)
         on_failure.callback(console.close)
-        process = await _spawn(spec, qemu_arguments(spec, accelerator, fds), inherited, kvm=accelerator.kvm)
+        process = _spawn(spec, qemu_arguments(spec, accelerator, fds), inherited, kvm=accelerator.kvm)
         on_failure.callback(process.kill)
         streams = await _connect(spec.sockets)
         on_failure.pop_all()
@@ -163,7 +164,7 @@ async def adopt_guest(pid: int, directory: Path, sockets: Path) -> Guest:
 
     That the process is what it should be, the caller has made sure of.
     """
-    process = Adopted(pid)
+    process = Process(pid)
     streams = await _connect(sockets)
     return Guest.adopted(process, streams, Console(directory, resume=True))
 
@@ -179,16 +180,13 @@ async def _connect(sockets: Path) -> list[Stream]:
         return [streams[name] for name in LINES]
 
 
-async def _spawn(
-    spec: GuestSpec, arguments: Sequence[str], inherited: Sequence[int], *, kvm: bool
-) -> asyncio.subprocess.Process:
+def _spawn(spec: GuestSpec, arguments: Sequence[str], inherited: Sequence[int], *, kvm: bool) -> Process:
     try:
-        return await asyncio.create_subprocess_exec(
-            QEMU,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+        return Process.start(
+            [QEMU, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             pass_fds=inherited,
             user=spec.uid,
             group=spec.gid,
