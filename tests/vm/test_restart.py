@@ -79,7 +79,7 @@ def test_guest_and_mediator_outlive_their_agent(lab: Lab) -> None:
     lab.end_agent(signal.SIGKILL)
     goes_on(lab, "a")
     lab.start_agent()
-    moves = {"denied": "", "uptime_seconds": 0}
+    moves = {"denied": "", "last_denials": [], "uptime_seconds": 0}
     assert {**status(lab, "a"), **moves} == {**before, **moves}
     goes_on(lab, "a")
     assert not [r for r in lab.records("a") if r["event"] in ("gap", "mediator_down")]

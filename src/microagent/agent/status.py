@@ -10,7 +10,8 @@ from microagent.workspace.record import Record
 
 async def status(supervisor: Supervisor) -> Status:
     """Everything about one workspace, refusals counted from its log."""
-    return brief(supervisor, await asyncio.to_thread(supervisor.refusals.count))
+    refused, last = await asyncio.to_thread(supervisor.refusals.count)
+    return {**brief(supervisor, refused), "last_denials": last}
 
 
 def brief(supervisor: Supervisor, refused: Denied) -> Status:

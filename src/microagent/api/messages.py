@@ -121,6 +121,14 @@ class Denied(TypedDict):
     hosts: list[str]
 
 
+class Denial(TypedDict):
+    """One refusal: when, which host or address, and why, in the words of its record."""
+
+    ts: str
+    host: str
+    reason: str
+
+
 class ImageStatus(TypedDict):
     """One image as `image ls` shows it; digest, size in bytes and date are null for a built-in one never used."""
 
@@ -133,7 +141,10 @@ class ImageStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """One workspace as `status` shows it; pids, exit code and times are null where there is none."""
+    """One workspace as `status` shows it; pids, exit code and times are null where there is none.
+
+    `last_denials`, the newest last, come when one workspace is asked for.
+    """
 
     name: str
     state: str
@@ -159,6 +170,7 @@ class Status(TypedDict):
     mediator_pid: int | None
     guest_pid: int | None
     denied: Denied
+    last_denials: NotRequired[list[Denial]]
 
 
 class Stopped(Status):

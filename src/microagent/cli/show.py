@@ -79,6 +79,7 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
         ("mediator", _process(one["mediator_pid"], one["mediator_uid"])),
         ("guest", _process(one["guest_pid"], one["guest_uid"])),
         ("denied", f"{denied['count']} {', '.join(denied['hosts'])}".rstrip()),
+        *(("last denied", f"{last['ts']}  {last['host'] or '-'}  {last['reason']}") for last in one["last_denials"]),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 

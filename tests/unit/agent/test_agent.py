@@ -233,6 +233,18 @@ def test_an_id_leads_to_the_reason_and_to_the_command_that_permits(agent: Agent)
     assert agent.microagent("egress", "box", "--id", "id1", "--denied").returncode == 2
 
 
+def test_status_shows_the_last_refusals(agent: Agent) -> None:
+    agent.create("box")
+    assert "last denied" not in agent.microagent("status", "box").stdout
+    log_of(agent, "box").write_text("".join(record(n, f"h{n}.test", reason="name_not_listed") for n in range(1, 8)))
+    shown = [line.split() for line in agent.microagent("status", "box").stdout.splitlines() if "last denied" in line]
+    assert [words[3:] for words in shown] == [[f"h{n}.test", "name_not_listed"] for n in range(3, 8)]
+    assert [one["host"] for one in agent.ask("GET", workspace_path("box"))["last_denials"]] == [
+        f"h{n}.test" for n in range(3, 8)
+    ]
+    assert "last_denials" not in agent.ask("GET", WORKSPACES)["workspaces"][0]
+
+
 def test_the_cli_shows_what_there_is(agent: Agent) -> None:
     assert agent.microagent("create", "a", "--image", "tiny", "--", "echo", "a b").returncode == 0
     assert agent.microagent("ps").stdout.splitlines()[1].split() == [
