@@ -155,7 +155,7 @@ async def _exec(request: web.Request, attached: Attached) -> None:
     terminal, env = _terminal(wish.pop("terminal", None))
     what = exec_from_json(wish)
     supervisor = named(request)
-    life = _running(supervisor)
+    life = running(supervisor)
 
     async def work() -> None:
         wanted = Request(what.command, env | dict(what.env), what.user, what.workdir, terminal)
@@ -171,7 +171,7 @@ async def _exec(request: web.Request, attached: Attached) -> None:
     await attached.until_left(work())
 
 
-def _running(supervisor: Supervisor) -> Life:
+def running(supervisor: Supervisor) -> Life:
     """The workspace's life; ApiError when nothing can be run in it now."""
     name, state = supervisor.record.name, supervisor.record.state
     if state in (State.STARTING, State.STOPPING):

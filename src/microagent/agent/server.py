@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from microagent.agent import attach, audits, handlers, images, streams
+from microagent.agent import attach, audits, doctoring, handlers, images, streams
 from microagent.agent.fleet import Fleet
 from microagent.agent.handlers import FLEET
 from microagent.agent.peers import may_speak
@@ -45,6 +45,7 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
             web.get(f"{one}/egress", streams.egress),
             web.get(f"{one}/logs", streams.logs),
             web.get(f"{one}/exec", attach.exec_),
+            web.post(f"{one}/doctor", doctoring.examine),
             web.get(messages.IMAGES, images.index),
             web.delete(messages.IMAGES, images.remove),
             web.post(messages.PULL, images.pull),

@@ -237,6 +237,24 @@ class ChangedPolicy(TypedDict):
     egress: dict[str, Any]
 
 
+class Check(TypedDict):
+    """One thing that was tried; `detail` is partly the guest's word, made inert, `fix` is "" where it holds."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str
+
+
+class Examined(TypedDict):
+    """`ok` when all checks hold; `untried` says what could not be tried in this workspace, and why."""
+
+    name: str
+    ok: bool
+    checks: list[Check]
+    untried: list[str]
+
+
 class Fault(TypedDict):
     """What is wrong with a log, and where: file, line from 1 (0: the file as a whole), time of the record."""
 

@@ -85,6 +85,9 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         query={"source": "output (the default) or console", "follow": _FILTER["follow"]},
     ),
     ("GET", f"{_ONE}/exec"): Operation("A command in it, over a websocket (see the frames below)", status=101),
+    ("POST", f"{_ONE}/doctor"): Operation(
+        "Tries its enforcement from inside, and has the result recorded", messages.Examined
+    ),
     ("GET", messages.IMAGES): Operation("All images, and who uses them", messages.Images),
     ("DELETE", messages.IMAGES): Operation(
         "Takes a name away, and with its last name the image", messages.ImageRemoved, query={"ref": "the name"}

@@ -1,0 +1,212 @@
+"""`doctor NAME`: tries a running workspace's enforcement from inside the guest, and has the result recorded."""
+
+import asyncio
+import re
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from microagent.agent.attach import running
+from microagent.agent.bringup import Life
+from microagent.agent.handlers import FLEET, named
+from microagent.agent.peers import who
+from microagent.api.link import GATEWAY
+from microagent.audit.reader import Filter
+from microagent.audit.tail import Tail
+from microagent.doctor import probe
+from microagent.doctor.probe import Said, answers_untrusted
+from microagent.doctor.workspace import DIRECT, Facts, Plan, address_of, findings, host_query
+from microagent.errors import ApiError, Malformed
+from microagent.guests.bootdisk import ADDED_ROOTS, ALL_ROOTS, RUN
+from microagent.policy.model import Mode
+from microagent.workspace.store import EGRESS
+
+if TYPE_CHECKING:
+    from microagent.api.messages import Examined
+
+# The guest's root: the probe sends a ping, and reads what a workload may not be allowed to.
+_ROOT = "0"
+_BUSYBOX = f"{RUN}/busybox"
+# A start of a runtime in an emulated guest takes seconds.
+_SECONDS = 60.0
+# After the last attempt: what the kernel logged of it is then on record.
+_SETTLED = 0.5
+# No resolv.conf, and no list of our variables, is longer.
+_MOST = 1 << 14
+_NAMESERVER = re.compile(rb"^[ \t]*nameserver[ \t]+([^ \t\n]+)", re.MULTILINE)
+_HELD = re.compile(rb"([A-Z_]{1,40}) ([0-9]{1,6}|none)")
+_ABSENT = 99
+_LONGEST_WORDS = 300
+
+# $1: the lines of the CA; then the variables. The lines are counted, so the guest's bundle stays where it is.
+_BUNDLES = """
+lines=$1; shift
+for name; do
+	eval "file=\\$$name"
+	if [ -f "$file" ]; then echo "$name $(/run/microagent/busybox grep -F -x -c -e "$lines" "$file")"
+	else echo "$name none"; fi
+done
+"""
+# Each fetches https://$1 at $2 and is refused by the mediator, behind a certificate of the workspace's CA: the
+# handshake needs trust in that and no network beyond. What it prints in the end is why not.
+_RUNTIMES = {
+    "curl": 'code=$(curl -sS --max-time 30 -o /dev/null -w "%{http_code}" --noproxy "*" --resolve "$1:443:$2" '
+    '"https://$1/") && [ "$code" = 403 ]',
+    "python3": """exec python3 -c '
+import socket, ssl, sys
+name, address = sys.argv[1:]
+try:
+    ssl.create_default_context().wrap_socket(socket.create_connection((address, 443), 30), server_hostname=name)
+except OSError as error:
+    sys.exit(str(error))' "$1" "$2" """,
+    "openssl": 'exec openssl s_client -connect "$2:443" -servername "$1" -verify_hostname "$1" -verify_return_error '
+    "< /dev/null > /dev/null",
+    "node": """exec node -e '
+const [name, address] = process.argv.slice(1);
+require("tls").connect({host: address, port: 443, servername: name}, () => process.exit(0))
+  .on("error", (error) => { console.error(error.message); process.exit(1); });' "$1" "$2" """,
+    "git": """said=$(GIT_TERMINAL_PROMPT=0 git -c "http.curloptResolve=$1:443:$2" ls-remote "https://$1/" 2>&1)
+case $said in *403*) exit 0 ;; esac
+echo "$said" >&2
+exit 1""",
+}
+
+
+async def examine(request: web.Request) -> web.Response:
+    """Tries it, has the result recorded, answers with it. ApiError `conflict` where nothing is enforced."""
+    supervisor = named(request)
+    life, egress, name = running(supervisor), supervisor.egress, supervisor.record.name
+    if egress.mode is Mode.OFF:
+        raise ApiError(
+            "conflict", f"the egress of {name} is off: nothing is enforced", "create it with --egress strict"
+        )
+    plan = Plan(egress.mode, egress.policy, f"doctor-{secrets.token_hex(6)}.microagent.invalid")
+    services = request.app[FLEET].services
+    ca = services.store.ca(name)[0]
+    with Tail(services.store.path(name, EGRESS)) as tail:
+        await asyncio.to_thread(lambda: list(tail.past(Filter(), 0)))
+        found = findings(plan, await _Examination(life, plan, ca, tail).facts())
+    failed = [one.name for one in found if not one.ok]
+    fields: dict[str, Any] = {"who": who(request.get_extra_info("socket")), "checks": [one.name for one in found]}
+    await life.keeper.mediator.record("enforcement_verified", fields | ({"failed": failed} if failed else {}))
+    answer: Examined = {
+        "name": name,
+        "ok": not failed,
+        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in found],
+        "untried": plan.untried,
+    }
+    return web.json_response(answer)
+
+
+class _Examination:
+    """One look at one workspace, from both sides."""
+
+    def __init__(self, life: Life, plan: Plan, ca: bytes, tail: Tail) -> None:
+        self._life = life
+        self._plan = plan
+        self._ca_lines = [line for line in ca.decode("ascii").splitlines() if "-----" not in line]
+        self._tail = tail
+
+    async def facts(self) -> Facts:
+        """All that `findings` needs."""
+        network, keeper = self._life.network, self._life.keeper
+        async with keeper.changing:
+            repaired = await asyncio.to_thread(network.repair)
+        counted = await asyncio.to_thread(network.counters)
+        before = time.time()
+        said = dict(zip(self._plan.questions, await self._ask(list(self._plan.questions.values())), strict=True))
+        after = time.time()
+        records = await self._new_records()
+        reached = await self._reach(self._plan.host, records) if self._plan.host else None
+        runtimes = await self._runtimes() if self._plan.mode is Mode.STRICT else {}
+        bundles, nameservers = await asyncio.gather(self._bundles(), self._nameservers())
+        await asyncio.sleep(_SETTLED)
+        records += await self._new_records()
+        now = await asyncio.to_thread(network.counters)
+        return Facts(
+            said=said,
+            moved={name: packets - counted.get(name, (0, 0))[0] for name, (packets, _) in now.items()},
+            records=records,
+            before=before,
+            after=after,
+            repaired=repaired,
+            alive=not keeper.mediator.ended.done(),
+            ca_lines=len(self._ca_lines),
+            bundles=bundles,
+            nameservers=nameservers,
+            runtimes=runtimes,
+            reached=reached,
+        )
+
+    async def _ask(self, questions: Sequence[str]) -> list[Said]:
+        """The probe's answers; ApiError `failed` for what is none."""
+        done = await self._life.guest.commands.collect(
+            [f"{RUN}/probe"],
+            user=_ROOT,
+            stdin="".join(f"{line}\n" for line in questions).encode(),
+            seconds=_SECONDS + probe.SECONDS_EACH * len(questions),
+            most=probe.LONGEST_LINE * len(questions),
+        )
+        try:
+            return answers_untrusted(done.stdout, questions)
+        except Malformed as error:
+            hint = "a workspace that was started by an earlier version has no probe: stop and start it"
+            raise ApiError("failed", f"the probe in the guest gives no answer: {error.what}", hint) from error
+
+    async def _new_records(self) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(lambda: list(self._tail.records()))
+
+    async def _reach(self, host: str, records: list[dict[str, Any]]) -> Said:
+        """What comes back for the beginning of a TLS handshake; nothing is asked of the host beyond that."""
+        await self._ask([probe.udp(str(GATEWAY.ip), 53, host_query(host))])
+        news = await self._new_records()
+        records += news
+        if not (address := address_of(host, news)):
+            return Said("not resolved")
+        (said,) = await self._ask([probe.tcp(address, 443, _client_hello(host))])
+        return said
+
+    async def _bundles(self) -> dict[str, int | None]:
+        script = [_BUSYBOX, "sh", "-c", _BUNDLES, "sh", "\n".join(self._ca_lines), *ALL_ROOTS, *ADDED_ROOTS]
+        done = await self._life.guest.commands.collect(script, seconds=_SECONDS, most=_MOST)
+        held = filter(None, map(_HELD.fullmatch, done.stdout.splitlines()))
+        found = {one[1].decode(): None if one[2] == b"none" else int(one[2]) for one in held}
+        return {name: found.get(name) for name in (*ALL_ROOTS, *ADDED_ROOTS)}
+
+    async def _nameservers(self) -> list[str]:
+        command = [_BUSYBOX, "head", "-c", "4096", "/etc/resolv.conf"]
+        done = await self._life.guest.commands.collect(command, user=_ROOT, seconds=_SECONDS, most=_MOST)
+        return [word.decode("utf-8", "replace") for word in _NAMESERVER.findall(done.stdout)]
+
+    async def _runtimes(self) -> dict[str, str]:
+        """Those that the image has, each with "" or its last words. One after the other: a guest may have one CPU."""
+        found = {}
+        for name, script in _RUNTIMES.items():
+            whole = f"command -v {name} > /dev/null || exit {_ABSENT}\n{script}"
+            command = [_BUSYBOX, "sh", "-c", whole, "sh", self._plan.name, DIRECT]
+            try:
+                done = await self._life.guest.commands.collect(command, seconds=_SECONDS, most=_MOST)
+            except ApiError as error:
+                found[name] = error.what
+                continue
+            if done.code == 0:
+                found[name] = ""
+            elif done.code != _ABSENT:
+                words = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"ended with {done.code}"]
+                found[name] = words[-1][:_LONGEST_WORDS]
+        return found
+
+
+def _client_hello(host: str) -> bytes:
+    """The first bytes that OpenSSL would send to `host`."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=host)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+    raise AssertionError("a handshake without a server")
