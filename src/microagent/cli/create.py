@@ -6,9 +6,10 @@ import click
 
 from microagent.cli.agent_call import ask
 from microagent.cli.egress_options import egress_json, egress_options
-from microagent.cli.output import Settings, json_option, say, say_json
+from microagent.cli.output import Settings, json_option, say, say_json, table
 from microagent.cli.pulling import registry_option, with_image
 from microagent.cli.settings import resource_options, settings_json
+from microagent.cli.show import settings_facts
 
 
 @click.command()
@@ -56,7 +57,7 @@ def create(
     if settings.json:
         say_json(answer)
     elif dry_run:
-        say(f"{name}: would be created ({_summary(answer)})")
+        table(("FIELD", "VALUE"), [("name", answer["name"]), ("image", answer["image"]), *settings_facts(answer)])
     else:
         say(f"{name}: created ({_summary(answer)})")
 

@@ -55,22 +55,14 @@ def status(settings: Settings, name: str) -> None:
 
 
 def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
-    """The answer as rows, those without a value left out."""
-    egress, denied = one["egress"], one["denied"]
-    facts = [
+    denied = one["denied"]
+    return _with_values(
         ("name", one["name"]),
         ("state", one["state"]),
         ("reason", one["reason"]),
         ("image", one["image"]),
         ("digest", one["digest"]),
-        ("entrypoint", shlex.join(one["entrypoint"])),
-        ("command", _command(one)),
-        ("setup", "; ".join(one["setup"])),
-        ("memory", f"{one['memory_mib']} MiB"),
-        ("cpus", one["cpus"]),
-        ("disk", f"{one['disk_mib']} MiB"),
-        ("egress", egress["mode"]),
-        *((entry["verb"], f"{entry['entry']}  ({entry['origin']})") for entry in egress["entries"]),
+        *settings_facts(one),
         ("policy", one["policy_digest"]),
         ("created", one["created"]),
         ("started", one["started"]),
@@ -80,7 +72,29 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
         ("guest", _process(one["guest_pid"], one["guest_uid"])),
         ("denied", f"{denied['count']} {', '.join(denied['hosts'])}".rstrip()),
         *(("last denied", f"{last['ts']}  {last['host'] or '-'}  {last['reason']}") for last in one["last_denials"]),
-    ]
+    )
+
+
+def settings_facts(one: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a workspace's command and guest are, and its policy, an entry a row.
+
+    Of its variables, which may be secrets, only the names.
+    """
+    egress = one["egress"]
+    return _with_values(
+        ("entrypoint", shlex.join(one["entrypoint"])),
+        ("command", _command(one)),
+        ("setup", "; ".join(one["setup"])),
+        ("env", " ".join(one["env"])),
+        ("memory", f"{one['memory_mib']} MiB"),
+        ("cpus", one["cpus"]),
+        ("disk", f"{one['disk_mib']} MiB"),
+        ("egress", egress["mode"]),
+        *((entry["verb"], f"{entry['entry']}  ({entry['origin']})") for entry in egress["entries"]),
+    )
+
+
+def _with_values(*facts: tuple[str, object]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 

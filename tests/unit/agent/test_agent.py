@@ -123,6 +123,32 @@ def test_a_dry_run_makes_nothing(agent: Agent) -> None:
     assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
+def test_a_dry_run_prints_settings_and_policy_one_a_line(agent: Agent, tmp_path: Path) -> None:
+    file, policy = tmp_path / "microagent.yaml", tmp_path / "policy.yaml"
+    file.write_text("memory: 256\ncpus: 2\ncommand: [echo, a b]\nenv: {TOKEN: secret}\n")
+    policy.write_text("allow:\n  - .pkgs.example.org\n")
+    flags = ("--egress", "strict", "--egress-passthrough", "pinned.example.org", "--egress-policy", str(policy))
+    done = agent.microagent(
+        "create", "a", "--image", "tiny", *flags, "--file", str(file), "--memory", "512", "--dry-run"
+    )
+    assert done.returncode == 0, done.stderr
+    heading, *rows = (line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert heading == ["FIELD", "VALUE"]
+    assert rows == [
+        ["name", "a"],
+        ["image", "tiny"],
+        ["command", "echo 'a b'"],
+        ["env", "TOKEN"],
+        ["memory", "512 MiB"],
+        ["cpus", "2"],
+        ["disk", "16384 MiB"],
+        ["egress", "strict"],
+        ["passthrough", "pinned.example.org  (--egress-passthrough)"],
+        ["allow", f".pkgs.example.org  ({policy}:2:5)"],
+    ]
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+
+
 def test_a_start_that_cannot_be_leaves_nothing(agent: Agent) -> None:
     """There is no kernel in this agent's guest directory."""
     agent.create("a")
