@@ -1,6 +1,7 @@
 """`microagent doctor NAME` on real guests: one where all holds, and the same with something broken in it."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,8 +116,29 @@ def test_who_speaks_nonsense_is_an_error(workspace: Lab) -> None:
     assert "the probe in the guest gives no answer" in done.stderr
 
 
-def test_a_table_for_people(workspace: Lab) -> None:
-    done = workspace.cli("doctor", NAME)
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[0].split() == ["CHECK", "RESULT", "DETAIL"]
-    assert "metadata" in done.stdout
+def test_a_guarded_workspace_has_less_to_try(lab: Lab) -> None:
+    """What is open by design is not called closed; and a table for people."""
+    made = lab.cli("create", "guarded", "--image", "base", "--", "sleep", "100000")
+    assert made.returncode == 0, made.stderr
+    try:
+        stopped = lab.cli("doctor", "guarded")
+        assert (stopped.returncode, "does not run" in stopped.stderr) == (1, True), stopped.stderr
+        assert lab.cli("start", "guarded").returncode == 0
+        done = lab.cli("doctor", "guarded")
+        assert done.returncode == 0, done.stdout
+        heading, *rows = [re.split("  +", line) for line in done.stdout.splitlines()]
+        assert heading == ["CHECK", "RESULT", "DETAIL"]
+        closed = {"foreign resolver", "quic", "ipv6", "metadata"}
+        assert {row[0] for row in rows} == {"mediator", "rules", "gateway", "resolver", "clock", "ca"} | closed
+        untried = re.findall("^not tried: (.*?):", done.stderr, re.MULTILINE)
+        assert untried == ["allowed host", "direct address", "trust of each runtime"]
+    finally:
+        assert lab.cli("delete", "guarded", "--force").returncode == 0
+
+
+def test_where_nothing_is_enforced_there_is_nothing_to_try(lab: Lab) -> None:
+    assert lab.cli("create", "open", "--image", "base", "--egress", "off", "--", "true").returncode == 0
+    done = lab.cli("doctor", "open")
+    assert lab.cli("delete", "open", "--force").returncode == 0
+    assert done.returncode == 1
+    assert "is off: nothing is enforced" in done.stderr

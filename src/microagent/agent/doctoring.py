@@ -5,7 +5,9 @@ import re
 import secrets
 import ssl
 import time
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -35,6 +37,8 @@ _BUSYBOX = f"{RUN}/busybox"
 _SECONDS = 60.0
 # After the last attempt: what the kernel logged of it is then on record.
 _SETTLED = 0.5
+# A run without a flood has less than ten that matter.
+_MOST_RECORDS = 1000
 # No resolv.conf, and no list of our variables, is longer.
 _MOST = 1 << 14
 _NAMESERVER = re.compile(rb"^[ \t]*nameserver[ \t]+([^ \t\n]+)", re.MULTILINE)
@@ -79,11 +83,10 @@ exit 1""",
 async def examine(request: web.Request) -> web.Response:
     """Tries it, has the result recorded, answers with it. ApiError `conflict` where nothing is enforced."""
     supervisor = named(request)
-    life, egress, name = running(supervisor), supervisor.egress, supervisor.record.name
+    egress, name = supervisor.egress, supervisor.record.name
     if egress.mode is Mode.OFF:
-        raise ApiError(
-            "conflict", f"the egress of {name} is off: nothing is enforced", "create it with --egress strict"
-        )
+        raise ApiError("conflict", f"the egress of {name} is off: nothing is enforced", "make one with --egress strict")
+    life = running(supervisor)
     plan = Plan(egress.mode, egress.policy, f"doctor-{secrets.token_hex(6)}.microagent.invalid")
     services = request.app[FLEET].services
     ca = services.store.ca(name)[0]
@@ -92,7 +95,10 @@ async def examine(request: web.Request) -> web.Response:
         found = findings(plan, await _Examination(life, plan, ca, tail).facts())
     failed = [one.name for one in found if not one.ok]
     fields: dict[str, Any] = {"who": who(request.get_extra_info("socket")), "checks": [one.name for one in found]}
-    await life.keeper.mediator.record("enforcement_verified", fields | ({"failed": failed} if failed else {}))
+    try:
+        await life.keeper.mediator.record("enforcement_verified", fields | ({"failed": failed} if failed else {}))
+    except ConnectionError as error:
+        raise ApiError("busy", f"the mediator of {name} ended meanwhile", "try again in a moment") from error
     answer: Examined = {
         "name": name,
         "ok": not failed,
@@ -158,7 +164,15 @@ class _Examination:
             raise ApiError("failed", f"the probe in the guest gives no answer: {error.what}", hint) from error
 
     async def _new_records(self) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(lambda: list(self._tail.records()))
+        """Those that matter here; all are read, but a guest that makes many fills no memory of ours."""
+
+        def read() -> list[dict[str, Any]]:
+            news = filter(self._plan.concerns, self._tail.records())
+            kept = list(islice(news, _MOST_RECORDS))
+            deque(news, maxlen=0)
+            return kept
+
+        return await asyncio.to_thread(read)
 
     async def _reach(self, host: str, records: list[dict[str, Any]]) -> Said:
         """What comes back for the beginning of a TLS handshake; nothing is asked of the host beyond that."""

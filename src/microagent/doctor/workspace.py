@@ -26,6 +26,7 @@ FOREIGN_RESOLVER: Final = "8.8.8.8"
 # RFC 5737 and RFC 3849: documentation, so nobody's.
 DIRECT: Final = "203.0.113.1"
 _DIRECT_PORT: Final = 80
+_DIRECT: Final = f"{DIRECT}:{_DIRECT_PORT}"
 _QUIC_PORT: Final = 443
 _ETHER_TYPE_IPV6: Final = 0x86DD
 # An ICMPv6 echo request from fe80::2 to all nodes on the guest's wire (RFC 4291 section 2.7.1, RFC 4443 section 4.1),
@@ -107,6 +108,11 @@ class Plan:
         elif self._opened(DIRECT):
             found.append(f"direct address: the policy opens {DIRECT}")
         return found
+
+    def concerns(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record may be about something that is tried here."""
+        names = (self.name, self.host) if self.host else (self.name,)
+        return record.get("qname") in names or record.get("host") in names or record.get("dst") == _DIRECT
 
     def _opened(self, address: str) -> bool:
         return self.policy.match_address(ip_address(address)) is not None
@@ -280,7 +286,7 @@ def _closed(name: str, where: str, facts: Facts, wanted: str, counter: str) -> F
 
 
 def _direct(facts: Facts) -> Finding:
-    said, where = facts.said["direct address"], f"{DIRECT}:{_DIRECT_PORT}"
+    said, where = facts.said["direct address"], _DIRECT
     recorded = any((one.get("event"), one.get("dst")) == ("egress_deny", where) for one in facts.records)
     if said.word in ("reset", "refused") and recorded:
         return Finding("direct address", True, f"TCP {where}: reset, and recorded")

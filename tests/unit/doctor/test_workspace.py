@@ -137,6 +137,14 @@ def test_what_the_policy_opens_is_not_tried() -> None:
     assert [line.partition(":")[0] for line in opened.untried] == ["allowed host", "metadata", "direct address"]
 
 
+def test_records_that_matter() -> None:
+    strict = plan("api.ok.test")
+    assert all(map(strict.concerns, FINE.records))
+    others = [{"qname": "other.test"}, {"host": ""}, {"dst": f"{DIRECT}:443"}, {"event": "gap"}]
+    assert not any(map(strict.concerns, others))
+    assert not plan().concerns({"host": ""})
+
+
 def test_the_address_is_the_one_the_mediator_told() -> None:
     told = {"event": "egress_dns_allow", "qname": "api.ok.test"}
     assert (
