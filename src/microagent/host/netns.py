@@ -8,6 +8,7 @@ that enters, works and ends; the daemon's other threads never leave home. Nothin
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
+# The first attach() lays a mount over the directory (see release_directory); two firsts at once would lay two.
+_ATTACHING = threading.Lock()
 
 
 def create(path: Path) -> None:
@@ -30,7 +33,8 @@ def create(path: Path) -> None:
     def work() -> None:
         _check(_libc.unshare(_CLONE_NEWNET), f"make a network namespace for {path.name}")
         # pyroute2's own create() forks; attach() by the calling thread's entry in /proc does not.
-        netns.attach(str(path), "thread-self")
+        with _ATTACHING:
+            netns.attach(str(path), "thread-self")
 
     _in_thread(work)
 
