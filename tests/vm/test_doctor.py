@@ -59,7 +59,8 @@ def test_all_holds_and_is_on_record(workspace: Lab) -> None:
     tried = {"mediator", "rules", "gateway", "resolver", "clock", "ca", "ca of curl", "ca of python3", "ca of openssl"}
     tried |= {"allowed host", "foreign resolver", "quic", "ipv6", "metadata", "direct address"}
     assert checks.keys() == tried
-    (record,) = [one for one in workspace.records(NAME) if one["event"] == "enforcement_verified"]
+    # Other tests have had it examined too, in this or that order: the last is ours.
+    record = [one for one in workspace.records(NAME) if one["event"] == "enforcement_verified"][-1]
     assert record["who"] == "root"
     assert set(record["checks"]) == tried
     assert "failed" not in record
