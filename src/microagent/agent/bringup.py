@@ -19,7 +19,7 @@ from microagent.agent.output import Output, Sink
 from microagent.agent.resolv_conf import read_resolv_conf
 from microagent.agent.sealer import Sealer
 from microagent.agent.services import Services, netns_directory, sockets_directory
-from microagent.agent.undo import acquire
+from microagent.agent.undo import acquire, cancelled
 from microagent.api.control import MediatorSettings
 from microagent.api.link import GUEST_MAC
 from microagent.audit.record import timestamp
@@ -163,15 +163,10 @@ async def keep_mediated(
     keeper = Keeper(record.name, network, running, spawn)
     sealer = Sealer(services.store, services.seals, record.name, switched)
     # Its last seal is made after the mediator's last word.
-    undo.push_async_callback(_cancelled, asyncio.create_task(sealer.keep_sealed(keeper)))
+    undo.push_async_callback(cancelled, asyncio.create_task(sealer.keep_sealed(keeper)))
     # By then it may be another one than this one.
     undo.push_async_callback(lambda: keeper.mediator.stop())
     return keeper
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def bound(services: Services, record: Record) -> None:

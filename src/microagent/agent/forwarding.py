@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from microagent.agent.fleet import Fleet
 from microagent.agent.outbox import Outbox, Place, Source
 from microagent.agent.receivers import Receiver, receivers_of
+from microagent.agent.undo import cancelled
 from microagent.errors import HostError
 
 if TYPE_CHECKING:
@@ -33,13 +34,8 @@ async def forwarding(fleet: Fleet) -> AsyncIterator[None]:
         for receiver in receivers_of(fleet.services.config):
             undo.push_async_callback(receiver.close)
             task = asyncio.create_task(_Forwarder(fleet, receiver).run())
-            undo.push_async_callback(_cancelled, task)
+            undo.push_async_callback(cancelled, task)
         yield
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 class _Forwarder:

@@ -23,3 +23,9 @@ async def acquire(undo: AsyncExitStack, make: Coroutine[Any, Any, T], release: C
 
     undo.push_async_callback(unmake)
     return await asyncio.shield(making)
+
+
+async def cancelled(task: "asyncio.Task[None]") -> None:
+    """Cancel a task that runs for as long as what it serves, and wait until it has ended, whatever it ended with."""
+    task.cancel()
+    await asyncio.wait([task])
