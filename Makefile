@@ -14,6 +14,9 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping ngin
             redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent gcc libc6-dev haproxy \
             apache2-bin docker-registry fcgiwrap pgbouncer postgresql-client
 
+# Tests wait as much as they work, so there are more of them at once than cores; each has up to 1 GiB of guests.
+TESTERS := $(shell echo $$(( $$(nproc) < 7 ? $$(nproc) + 1 : 8 )))
+
 export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: help setup demo test bench mutants pages lint format clean install uninstall screenshots
@@ -56,7 +59,7 @@ demo: setup
 test: setup
 	$(call apt_install,$(APT_TEST))
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
 
 bench: setup
 	$(call apt_install,$(APT_BENCH))

@@ -82,7 +82,7 @@ def test_each_process_has_what_is_its_own(lab: Lab, two: dict[str, dict[str, int
         assert not a & b
 
 
-def test_programs_that_the_agent_runs_get_no_descriptor(guest_dir: Path, tmp_path: Path) -> None:
+def test_programs_that_the_agent_runs_get_no_descriptor(guest_dir: Path, images: Path, tmp_path: Path) -> None:
     """mke2fs stands for all of them: the one that makes a disk is replaced by one that says what it was given."""
     witness, real = tmp_path / "descriptors", shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin")
     assert real
@@ -91,7 +91,7 @@ def test_programs_that_the_agent_runs_get_no_descriptor(guest_dir: Path, tmp_pat
     fake.write_text(f'#!/bin/sh\nls -l /proc/self/fd >>{witness}\nexec {real} "$@"\n')
     fake.chmod(0o755)
     environment = {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    with Internet() as internet, Lab(internet, guest_dir, environment) as other:
+    with Internet() as internet, Lab(internet, guest_dir, environment, images=images) as other:
         assert ask(other, "POST", WORKSPACES, {"name": "a", "image": "base", "memory_mib": 256})
         assert ask(other, "POST", workspace_path("a", "start"))
         assert ask(other, "DELETE", workspace_path("a"), force="1")

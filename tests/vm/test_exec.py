@@ -275,8 +275,8 @@ def test_a_workspace_that_ends_ends_its_commands(box: Lab) -> None:
     assert box.cli("delete", "ends").returncode == 0
 
 
-def test_after_the_agent_was_killed(guest_dir: Path) -> None:
-    with Internet() as internet, Lab(internet, guest_dir) as lab:
+def test_after_the_agent_was_killed(guest_dir: Path, images: Path) -> None:
+    with Internet() as internet, Lab(internet, guest_dir, images=images) as lab:
         assert lab.cli("create", NAME, "--image", "base", "--", "sleep", "100000").returncode == 0
         assert lab.cli("start", NAME).returncode == 0
         for number in (signal.SIGKILL, signal.SIGTERM):

@@ -29,8 +29,8 @@ SPEC = {"image": "base", "memory_mib": 256, "command": ["sleep", "1000"]}
 
 
 @pytest.fixture
-def lab(guest_dir: Path) -> Iterator[Lab]:
-    with Internet() as internet, Lab(internet, guest_dir) as made_up:
+def lab(guest_dir: Path, images: Path) -> Iterator[Lab]:
+    with Internet() as internet, Lab(internet, guest_dir, images=images) as made_up:
         yield made_up
 
 

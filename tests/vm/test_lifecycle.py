@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def own_lab(guest_dir: Path) -> Iterator[Lab]:
-    with Internet() as internet, Lab(internet, guest_dir) as made_up:
+def own_lab(guest_dir: Path, images: Path) -> Iterator[Lab]:
+    with Internet() as internet, Lab(internet, guest_dir, images=images) as made_up:
         yield made_up
 
 

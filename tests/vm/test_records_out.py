@@ -15,10 +15,10 @@ pytestmark = pytest.mark.vm
 FETCH = ("python3", "-c", "import urllib.request; urllib.request.urlopen('http://api.ok.test/').read()")
 
 
-def test_a_short_run_is_in_the_hosts_syslog(guest_dir: Path, scratch: Path) -> None:
+def test_a_short_run_is_in_the_hosts_syslog(guest_dir: Path, images: Path, scratch: Path) -> None:
     syslog = Rsyslog(scratch)
     settings = {"syslog": str(syslog.socket), "otlp": "http://127.0.0.1:9/v1/logs"}
-    with Internet() as internet, Lab(internet, guest_dir, settings=settings) as lab, syslog.running():
+    with Internet() as internet, Lab(internet, guest_dir, settings=settings, images=images) as lab, syslog.running():
         assert lab.cli("run", "--egress-allow", "api.ok.test", "base", *FETCH).returncode == 0
         for _ in range(100):
             records = [json.loads(text) for _, _, text in syslog.lines()]

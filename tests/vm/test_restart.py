@@ -29,9 +29,9 @@ ASKING = f"while :; do curl -s -m 5 http://api.ok.test/; {EVIL}; {DROPS}; sleep 
 
 
 @pytest.fixture
-def lab(guest_dir: Path) -> Iterator[Lab]:
+def lab(guest_dir: Path, images: Path) -> Iterator[Lab]:
     """An internet and an agent of its own: these tests end agents."""
-    with Internet() as internet, Lab(internet, guest_dir) as made_up, Witness(made_up.state):
+    with Internet() as internet, Lab(internet, guest_dir, images=images) as made_up, Witness(made_up.state):
         yield made_up
 
 

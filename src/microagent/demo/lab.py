@@ -41,8 +41,11 @@ class Lab:
         guest_dir: Path = GUEST_DIR,
         agent_environment: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        images: Path | None = None,
     ) -> None:
         """`agent_environment` overrides variables of the agent's, `settings` are more keys of its agent.yaml.
+
+        `images` is what another lab's agent has made of its images: it is copied, and need not be made again.
 
         Raises HostError when the agent does not come up.
         """
@@ -50,6 +53,7 @@ class Lab:
         self.internet = internet
         self._agent_environment = agent_environment or {}
         self._settings = settings or {}
+        self._given_images = images
         with ExitStack() as undo:
             self._start(guest_dir, undo)
             self._undo = undo.pop_all()
@@ -63,6 +67,10 @@ class Lab:
         self.directory.chmod(0o711)  # as /run/microagent: the guest's uid passes through, and sees nothing
         self.socket = self.directory / "run" / "agent.sock"
         self.state = self.directory / "state"
+        self.images = self.state / "images"
+        if self._given_images:
+            self.state.mkdir(mode=0o700)
+            subprocess.run(["cp", "-a", "--reflink=auto", self._given_images, self.images], check=True)
         config = self._config_file = self.directory / "agent.yaml"
         # JSON is YAML, and leaves nothing to quote.
         config.write_text(json.dumps(self._config(guest_dir)), "utf-8")
