@@ -9,9 +9,9 @@ from microagent.workspace.record import Record
 
 
 async def status(supervisor: Supervisor) -> Status:
-    """Everything about one workspace, refusals counted from its log."""
-    refused, last = await asyncio.to_thread(supervisor.refusals.count)
-    return {**brief(supervisor, refused), "last_denials": last}
+    """Everything about one workspace, what it did counted from its log."""
+    refused, last, traffic = await asyncio.to_thread(supervisor.summary.look)
+    return {**brief(supervisor, refused), "traffic": traffic, "last_denials": last}
 
 
 def brief(supervisor: Supervisor, refused: Denied) -> Status:

@@ -1,18 +1,27 @@
-"""What a workspace was refused, in one glance."""
+"""What a workspace did and was refused, in one glance."""
 
-from collections import deque
+import re
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from microagent.api.messages import Denial, Denied
-from microagent.audit.reader import UNREADABLE, Filter, host_of
+from microagent.api.messages import Denial, Denied, Traffic
+from microagent.audit.logfile import Block
+from microagent.audit.reader import UNREADABLE, Filter, host_of, records_in
+from microagent.audit.record import Event
+from microagent.audit.render import number
 from microagent.audit.tail import Tail, read
 
 _HOSTS = 3
 _LAST = 5
 _DENIED = Filter(denied=True)
+_EVENT = re.compile(rb'"event": ?"(egress_[a-z_]+)"')
+_ANSWER = re.compile(rb'"event": ?"egress_dns_allow"[^\n]*"rcode":')
+_CARRIED = re.compile(
+    rb'"event": ?"egress_(?:udp_)?close"[^\n]*?"bytes_out": ?([0-9]{1,19}), ?"bytes_in": ?([0-9]{1,19})[,}]'
+)
 
 
 def denied(log: Path, since: str) -> Denied:
@@ -23,30 +32,63 @@ def denied(log: Path, since: str) -> Denied:
     return count
 
 
-class Refusals:
-    """The same for a whole log that is asked again and again: each time only what is new is read."""
+class Summary:
+    """A whole log in figures, asked for again and again: each time only what is new is read."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         self._position = (0, 0)
-        self._denied: Denied = {"count": 0, "hosts": []}
-        self._last: deque[Denial] = deque(maxlen=_LAST)
         self._one_at_a_time = Lock()
+        self._begin()
 
-    def count(self) -> tuple[Denied, list[Denial]]:
-        """Everything up to now, and the last few of it; of files that were rotated away too, when they were seen.
+    def look(self) -> tuple[Denied, list[Denial], Traffic]:
+        """Everything up to now, and the last few refusals; of files that were rotated away too, when they were seen.
 
         For a worker thread.
         """
         with self._one_at_a_time, Tail(self._log) as tail:
             if not tail.resume(self._position):
-                self._denied = {"count": 0, "hosts": []}
-                self._last.clear()
-            for record in _refusals(tail.records(_DENIED)):
+                self._begin()
+            for block in tail.blocks():
+                self._count(block)
+            self._position = tail.position
+            denied: Denied = {"count": self._denied["count"], "hosts": list(self._denied["hosts"])}
+            return denied, list(self._last), self._traffic.copy()
+
+    def _begin(self) -> None:
+        self._denied: Denied = {"count": 0, "hosts": []}
+        self._last: deque[Denial] = deque(maxlen=_LAST)
+        self._traffic = Traffic(
+            flows_allowed=0,
+            flows_denied=0,
+            questions_allowed=0,
+            questions_denied=0,
+            requests=0,
+            bytes_out=0,
+            bytes_in=0,
+            dropped_packets=0,
+        )
+
+    def _count(self, block: Block) -> None:
+        """Most lines are counted without being read: a guest's quotes are escaped, so no word of its own looks so."""
+        traffic = self._traffic
+        events = Counter(_EVENT.findall(block.data))
+        traffic["flows_allowed"] += events[b"egress_allow"] + events[b"egress_udp_allow"]
+        traffic["requests"] += events[b"egress_request"]
+        # An allowed question has two records: the one with `rcode` tells what came back.
+        traffic["questions_allowed"] += events[b"egress_dns_allow"] - len(_ANSWER.findall(block.data))
+        for sent, received in _CARRIED.findall(block.data):
+            traffic["bytes_out"] += int(sent)
+            traffic["bytes_in"] += int(received)
+        for record in records_in(block, _DENIED):
+            event = record.get("event")
+            if event == Event.DROP:
+                traffic["dropped_packets"] += number(record, "packets")
+            elif event != UNREADABLE:
+                dns = event == Event.DNS_DENY or str(record.get("limit", "")).startswith("dns")
+                traffic["questions_denied" if dns else "flows_denied"] += _count_of(record)
                 _add(self._denied, record)
                 self._last.append(_denial(record))
-            self._position = tail.position
-            return {"count": self._denied["count"], "hosts": list(self._denied["hosts"])}, list(self._last)
 
 
 def _refusals(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -54,10 +96,15 @@ def _refusals(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
 
 
 def _add(total: Denied, record: Mapping[str, Any]) -> None:
-    count, host = record.get("count"), host_of(record)
-    total["count"] += count if isinstance(count, int) else 1
+    host = host_of(record)
+    total["count"] += _count_of(record)
     if host and host not in total["hosts"] and len(total["hosts"]) < _HOSTS:
         total["hosts"].append(host)
+
+
+def _count_of(record: Mapping[str, Any]) -> int:
+    """How many refusals one record stands for."""
+    return number(record, "count") or 1
 
 
 def _denial(record: Mapping[str, Any]) -> Denial:

@@ -21,7 +21,7 @@ from microagent.agent.bringup import Life, bring_up
 from microagent.agent.change import apply_egress
 from microagent.agent.output import Sink
 from microagent.agent.services import Services
-from microagent.agent.summary import Refusals, denied
+from microagent.agent.summary import Summary, denied
 from microagent.agent.takeover import GuestGone, take_over
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, MicroagentError, host_error
@@ -51,7 +51,7 @@ class Supervisor:
         self.record = record
         self.life: Life | None = None
         self.denied: Denied = {"count": 0, "hosts": []}
-        self.refusals = Refusals(services.store.path(record.name, EGRESS))
+        self.summary = Summary(services.store.path(record.name, EGRESS))
         self._services = services
         self._over = over
         self._task: asyncio.Task[None] | None = None

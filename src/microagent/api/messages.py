@@ -129,6 +129,23 @@ class Denial(TypedDict):
     reason: str
 
 
+class Traffic(TypedDict):
+    """What a workspace's record adds up to, as far as it goes back.
+
+    Flows are connections and UDP flows (refused: requests and datagrams, too), questions are DNS, requests are HTTP
+    and have passed; bytes are of flows that have ended, `out` from the guest.
+    """
+
+    flows_allowed: int
+    flows_denied: int
+    questions_allowed: int
+    questions_denied: int
+    requests: int
+    bytes_out: int
+    bytes_in: int
+    dropped_packets: int
+
+
 class ImageStatus(TypedDict):
     """One image as `image ls` shows it; digest, size in bytes and date are null for a built-in one never used."""
 
@@ -143,7 +160,7 @@ class ImageStatus(TypedDict):
 class Status(TypedDict):
     """One workspace as `status` shows it; pids, exit code and times are null where there is none.
 
-    `last_denials`, the newest last, come when one workspace is asked for.
+    `traffic` and `last_denials`, the newest last, come when one workspace is asked for.
     """
 
     name: str
@@ -170,6 +187,7 @@ class Status(TypedDict):
     mediator_pid: int | None
     guest_pid: int | None
     denied: Denied
+    traffic: NotRequired[Traffic]
     last_denials: NotRequired[list[Denial]]
 
 

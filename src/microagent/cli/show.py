@@ -43,7 +43,7 @@ def ps(settings: Settings) -> None:
 @json_option
 @click.pass_obj
 def status(settings: Settings, name: str) -> None:
-    """Show one workspace: state, settings, policy, processes, refusals."""
+    """Show one workspace: state, settings, policy, processes, traffic, refusals."""
     from microagent.api.messages import workspace_path
     from microagent.api.names import checked_name
 
@@ -70,6 +70,7 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
         ("exit code", one["exit_code"]),
         ("mediator", _process(one["mediator_pid"], one["mediator_uid"])),
         ("guest", _process(one["guest_pid"], one["guest_uid"])),
+        *_traffic(one["traffic"]),
         ("denied", f"{denied['count']} {', '.join(denied['hosts'])}".rstrip()),
         *(("last denied", f"{last['ts']}  {last['host'] or '-'}  {last['reason']}") for last in one["last_denials"]),
     )
@@ -96,6 +97,18 @@ def settings_facts(one: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _with_values(*facts: tuple[str, object]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _traffic(sums: dict[str, int]) -> list[tuple[str, str]]:
+    from microagent.audit.render import size
+
+    return [
+        ("flows", f"{sums['flows_allowed']} allowed, {sums['flows_denied']} denied"),
+        ("dns", f"{sums['questions_allowed']} allowed, {sums['questions_denied']} denied"),
+        ("requests", str(sums["requests"])),
+        ("bytes", f"{size(sums['bytes_out'])} out, {size(sums['bytes_in'])} in"),
+        ("dropped", f"{sums['dropped_packets']} packets"),
+    ]
 
 
 def _process(pid: int | None, uid: int) -> str:
