@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -63,16 +64,43 @@ def test_a_workspace_from_a_file_is_set_up_once(lab: Lab, tmp_path: Path) -> Non
 
 def test_a_setup_command_that_fails_is_the_end_and_comes_again(lab: Lab, tmp_path: Path) -> None:
     file = tmp_path / "microagent.yaml"
-    file.write_text("image: base\ncommand: [echo, ran]\nsetup:\n  - test -e /second || { touch /second; exit 9; }\n")
+    file.write_text(
+        "image: base\ncommand: [echo, ran]\nsetup:\n"
+        "  - test -e /second || { touch /second; printf 'colou\\033[31mred\\n'; exit 9; }\n"
+        "  - until test -e /go; do sleep 0.1; done\n"
+    )
     assert lab.cli("create", "fails", "--file", str(file)).returncode == 0
-    assert lab.cli("start", "fails").returncode == 0
-    wait_for(lambda: status(lab, "fails")["state"] == "stopped")
-    assert status(lab, "fails")["exit_code"] == 9
-    assert lab.cli("logs", "fails").stdout == "microagent: setup command 1 of 1 failed with 9\n"
-    assert lab.cli("start", "fails").returncode == 0
-    wait_for(lambda: status(lab, "fails")["state"] == "stopped")
+    started = lab.cli("start", "fails")
+    assert (started.returncode, started.stdout) == (1, "")
+    assert started.stderr.splitlines() == [
+        "fails: its set-up runs; `microagent logs fails -f` follows it",
+        "error: fails: its set-up failed with 9",
+        "error: colou\\x1b[31mred",
+        "error: microagent: setup command 1 of 2 failed with 9",
+        "hint: `microagent logs fails` has all that it said; the next start begins it anew",
+    ]
+    now = status(lab, "fails")
+    assert (now["state"], now["reason"], now["exit_code"]) == ("failed", "its set-up failed with 9", 9)
+    assert lab.cli("logs", "fails").stdout.endswith("microagent: setup command 1 of 2 failed with 9\n")
+
+    # The second time it waits, as one does that installs things: the workspace can be used and changed meanwhile.
+    with subprocess.Popen(lab.argv("start", "fails"), env=lab.environment(), stderr=subprocess.DEVNULL):
+        wait_for(lambda: status(lab, "fails")["setting_up"])
+        shown = lab.cli("status", "fails").stdout.splitlines()
+        assert ["reason", "its set-up goes on"] in [line.split(maxsplit=1) for line in shown]
+        assert lab.cli("policy", "allow", "fails", "late.ok.test").returncode == 0
+        # Another agent goes on with it.
+        lab.end_agent(signal.SIGKILL)
+        lab.start_agent()
+        assert status(lab, "fails")["setting_up"]
+        assert lab.cli("exec", "fails", "--", "touch", "/go").returncode == 0
+        wait_for(lambda: status(lab, "fails")["state"] == "stopped")
+    assert status(lab, "fails")["reason"] == "the command ended with 0"
     assert lab.cli("logs", "fails").stdout.endswith("\nran\n")
-    assert lab.cli("delete", "fails").returncode == 0
+    # Set up once.
+    again = lab.cli("start", "fails")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert lab.cli("delete", "fails", "--force").returncode == 0
 
 
 @pytest.mark.parametrize(("typed", "code", "left"), [("n\n", 130, True), ("y\n", 0, False)])

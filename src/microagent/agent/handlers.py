@@ -11,6 +11,7 @@ from microagent import __version__
 from microagent.agent.bringup import own_endpoints
 from microagent.agent.fleet import Fleet
 from microagent.agent.peers import caller, who
+from microagent.agent.preparation import until_prepared
 from microagent.agent.status import brief, status
 from microagent.agent.supervisor import Supervisor
 from microagent.api import messages, openapi
@@ -21,6 +22,7 @@ from microagent.host.links import host_addresses
 from microagent.workspace.changes import change_from_json
 from microagent.workspace.egress import vetted
 from microagent.workspace.spec import from_json
+from microagent.workspace.store import OUTPUT
 
 FLEET: web.AppKey[Fleet] = web.AppKey("fleet", Fleet)
 
@@ -70,9 +72,17 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def start(request: web.Request) -> web.Response:
-    """Starts a workspace; the answer comes when the guest runs."""
+    """Starts a workspace; the answer comes when the guest runs, though its set-up may go on."""
     supervisor = named(request)
     await supervisor.start()
+    return web.json_response(brief(supervisor, supervisor.denied))
+
+
+async def setup(request: web.Request) -> web.Response:
+    """Waits for the end of a workspace's set-up; the answer comes when its command has begun."""
+    supervisor = named(request)
+    name = supervisor.record.name
+    await until_prepared(supervisor, request.app[FLEET].services.store.path(name, OUTPUT))
     return web.json_response(brief(supervisor, supervisor.denied))
 
 

@@ -36,6 +36,7 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
             web.get(one, handlers.show),
             web.delete(one, handlers.delete),
             web.post(f"{one}/start", handlers.start),
+            web.get(f"{one}/setup", handlers.setup),
             web.post(f"{one}/stop", handlers.stop),
             web.post(f"{one}/kill", handlers.kill),
             web.get(f"{one}/policy", handlers.show_policy),

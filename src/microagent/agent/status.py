@@ -21,6 +21,7 @@ def brief(supervisor: Supervisor, refused: Denied) -> Status:
     return {
         "name": record.name,
         "state": record.state.value,
+        "setting_up": supervisor.setting_up,
         "reason": record.reason,
         "image": record.spec.image,
         "digest": record.digest,

@@ -44,8 +44,15 @@ _NO_THREAD = "can't start new thread"
 _GRANT_PATROL = 0.5
 
 
+class SetupFailed(ApiError):  # noqa: N818  (like GuestGone, the name is the fact)
+    """A command of its set-up failed, so that the workspace's own command never began."""
+
+
 class Supervisor:
-    """One workspace. `over` is told when a life has ended and everything of it is undone."""
+    """One workspace. `over` is told when a life has ended and everything of it is undone.
+
+    `failure` is why the last life failed, if it did.
+    """
 
     def __init__(self, services: Services, record: Record, over: Callable[["Supervisor"], None]) -> None:
         self.record = record
@@ -55,7 +62,7 @@ class Supervisor:
         self._services = services
         self._over = over
         self._task: asyncio.Task[None] | None = None
-        self._failure: MicroagentError | None = None
+        self.failure: MicroagentError | None = None
         self.released = False
         self._changing = asyncio.Lock()
 
@@ -72,6 +79,11 @@ class Supervisor:
         spec = self._spec_of_now()
         self._enter(Event.START, reason="", exit_code=None, started=_now(), spec=spec, on_terminal=on_terminal)
         return await self._begin(lambda undo: bring_up(self._services, self.record, sink, undo))
+
+    @property
+    def setting_up(self) -> bool:
+        """Whether its set-up goes on, so that its command has not begun."""
+        return bool(self.life and self.record.spec.setup and not self.life.guest.began.is_set())
 
     async def adopt(self) -> None:
         """Takes over what an earlier agent left running; what cannot be is ended, and the record says why."""
@@ -91,14 +103,14 @@ class Supervisor:
             await self.ended()
 
     async def _begin(self, begin: Callable[[AsyncExitStack], Awaitable[Life]]) -> Life:
-        self._failure = None
+        self.failure = None
         ready: asyncio.Future[Life] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(ready, begin), name=f"workspace {self.record.name}")
         self._task.add_done_callback(lambda _: ready.cancel())
         await asyncio.wait([ready])
         if not ready.cancelled():
             return ready.result()
-        raise self._failure or ApiError("conflict", f"workspace {self.record.name} was stopped while it started")
+        raise self.failure or ApiError("conflict", f"workspace {self.record.name} was stopped while it started")
 
     async def stop(self) -> bool:
         """Asks the guest to shut down; True when it had to be ended after the grace period."""
@@ -195,15 +207,13 @@ class Supervisor:
                         undo.pop_all()
                         await _let_go(life)
                     raise
-                if self.record.state is State.RUNNING:
-                    self._enter(Event.OVER, reason=f"the command ended with {code}")
-                self._note(exit_code=code)
+                self._finished(life, code)
             self._enter(Event.DOWN)
         except asyncio.CancelledError:
             if not self.released:
                 self._enter(Event.DOWN)
         except GuestGone as error:
-            self._failure = error
+            self.failure = error
             self._enter(Event.OVER, reason=error.what)
             self._enter(Event.DOWN)
         except (MicroagentError, OSError) as error:
@@ -220,6 +230,16 @@ class Supervisor:
                 self._seal()
                 await self._sum_up()
                 self._over(self)
+
+    def _finished(self, life: Life, code: int | None) -> None:
+        """Notes how it ended; SetupFailed when that was before its command."""
+        self._note(exit_code=code)
+        if self.record.state is not State.RUNNING:
+            return
+        if life.guest.unprepared:
+            hint = f"`microagent logs {self.record.name}` has all that it said; the next start begins it anew"
+            raise SetupFailed("failed", f"its set-up failed with {code}", hint)
+        self._enter(Event.OVER, reason=f"the command ended with {code}")
 
     async def _until_over(self, life: Life) -> int | None:
         """The guest's exit code; None when it was ended on purpose. HostError when it or its mediator failed."""
@@ -275,7 +295,7 @@ class Supervisor:
             self._task.cancel()
 
     def _fail(self, error: MicroagentError) -> None:
-        self._failure = error
+        self.failure = error
         log.error("failed workspace=%s reason=%r", self.record.name, error.what)
         self._enter(Event.FAIL, reason=error.what)
 

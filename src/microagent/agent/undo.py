@@ -25,7 +25,7 @@ async def acquire(undo: AsyncExitStack, make: Coroutine[Any, Any, T], release: C
     return await asyncio.shield(making)
 
 
-async def cancelled(task: "asyncio.Task[None]") -> None:
+async def cancelled(task: "asyncio.Task[Any]") -> None:
     """Cancel a task that runs for as long as what it serves, and wait until it has ended, whatever it ended with."""
     task.cancel()
     await asyncio.wait([task])

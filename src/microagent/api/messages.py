@@ -160,11 +160,14 @@ class ImageStatus(TypedDict):
 class Status(TypedDict):
     """One workspace as `status` shows it; pids, exit code and times are null where there is none.
 
+    `setting_up`: it runs, and what runs is its set-up; the command comes after that.
+
     `traffic` and `last_denials`, the newest last, come when one workspace is asked for.
     """
 
     name: str
     state: str
+    setting_up: bool
     reason: str
     image: str
     digest: str | None

@@ -69,7 +69,12 @@ OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         messages.Deleted,
         query={"force": "1 to end one that runs"},
     ),
-    ("POST", f"{_ONE}/start"): Operation("Starts it; the answer comes when the guest runs", messages.Status),
+    ("POST", f"{_ONE}/start"): Operation(
+        "Starts it; the answer comes when the guest runs; its set-up may go on", messages.Status
+    ),
+    ("GET", f"{_ONE}/setup"): Operation(
+        "Waits for the end of its set-up; an error with its last words when that failed", messages.Status
+    ),
     ("POST", f"{_ONE}/stop"): Operation("Asks the guest to end; the answer comes when it has", messages.Stopped),
     ("POST", f"{_ONE}/kill"): Operation("Ends it at once", messages.Status),
     ("GET", f"{_ONE}/policy"): Operation("The policy of now, and what this host adds to it", messages.ShownPolicy),

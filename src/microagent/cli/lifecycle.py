@@ -15,10 +15,17 @@ from microagent.errors import ApiError
 @json_option
 @click.pass_obj
 def start(settings: Settings, name: str) -> None:
-    """Start a workspace, with the settings it was created with."""
+    """Start a workspace, with the settings it was created with; waits for its set-up, where it has one."""
+    from microagent.api.messages import workspace_path
+
     answer = _act(settings, name, "start")
     if not settings.json and answer["egress"]["mode"] == "off":
         note("warning: egress is off: nothing this workspace sends is mediated or recorded")
+    if answer["setting_up"]:
+        if not settings.json:
+            note(f"{name}: its set-up runs; `microagent logs {name} -f` follows it")
+        answer = ask(settings, "GET", workspace_path(name, "setup"))
+    _say(settings, name, answer)
 
 
 @click.command()
@@ -28,6 +35,7 @@ def start(settings: Settings, name: str) -> None:
 def stop(settings: Settings, name: str) -> None:
     """Ask a workspace to shut down; end it when it has not after 10 s."""
     answer = _act(settings, name, "stop")
+    _say(settings, name, answer)
     if not settings.json and answer["forced"]:
         note(f"{name} did not shut down within 10 s and was ended")
 
@@ -38,7 +46,7 @@ def stop(settings: Settings, name: str) -> None:
 @click.pass_obj
 def kill(settings: Settings, name: str) -> None:
     """End a workspace at once."""
-    _act(settings, name, "kill")
+    _say(settings, name, _act(settings, name, "kill"))
 
 
 @click.command()
@@ -76,8 +84,11 @@ def _act(settings: Settings, name: str, wish: str) -> dict[str, Any]:
     from microagent.api.names import checked_name
 
     answer: dict[str, Any] = ask(settings, "POST", workspace_path(checked_name(name), wish))
+    return answer
+
+
+def _say(settings: Settings, name: str, answer: dict[str, Any]) -> None:
     if settings.json:
         say_json(answer)
     else:
         say(f"{name}: {answer['state']}")
-    return answer

@@ -59,7 +59,7 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
     return _with_values(
         ("name", one["name"]),
         ("state", one["state"]),
-        ("reason", one["reason"]),
+        ("reason", "its set-up goes on" if one["setting_up"] else one["reason"]),
         ("image", one["image"]),
         ("digest", one["digest"]),
         *settings_facts(one),

@@ -18,16 +18,25 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The machine is made and the command starts; `mark` will end its stdout and stderr."""
+    """The machine is made, its set-up or its command starts; `mark` will end their stdout and stderr."""
 
     mark: bytes
 
 
 @dataclass(frozen=True, slots=True)
+class Began:
+    """The set-up is over and the command starts; only of a guest that has a set-up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
-    """The command ended with `code` (128+N for signal N); disks are synced."""
+    """The command ended with `code` (128+N for signal N); disks are synced.
+
+    Unless `prepared`, it was the set-up that ended so, and the command never started.
+    """
 
     code: int
+    prepared: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Failed:
     what: str
 
 
-Report = Started | Ready | Exited | Failed
+Report = Started | Ready | Began | Exited | Failed
 
 
 def parse_report_untrusted(line: bytes) -> Report:
@@ -47,12 +56,14 @@ def parse_report_untrusted(line: bytes) -> Report:
     word, _, rest = line.partition(b" ")
     if line == b"started":
         return Started()
+    if line == b"began":
+        return Began()
     if word == b"failed":
         return Failed(printable_untrusted(rest))
     if word == b"ready" and _MARK.fullmatch(rest):
         return Ready(rest)
-    if word == b"exit" and _CODE.fullmatch(rest) and int(rest) <= 255:
-        return Exited(int(rest))
+    if word in (b"exit", b"unprepared") and _CODE.fullmatch(rest) and int(rest) <= 255:
+        return Exited(int(rest), prepared=word == b"exit")
     raise Malformed("not a report")
 
 

@@ -14,6 +14,7 @@ from microagent.guests.console import Console
 from microagent.guests.control import (
     AGAIN,
     EOF,
+    Began,
     Exited,
     Failed,
     MarkedStream,
@@ -86,6 +87,9 @@ class Guest:
         self.stdin = GuestInput(streams[1][1], streams[4][1])
         self.commands = Commands(*streams[5])
         self.ready = asyncio.Event()
+        # That its set-up is over, where it has one; whether it was the set-up that ended it.
+        self.began = asyncio.Event()
+        self.unprepared = False
         self._readers = [
             asyncio.create_task(self._read_console()),
             asyncio.create_task(self._read_output(STDOUT)),
@@ -172,6 +176,7 @@ class Guest:
             writer.close()
         self._console.close()
         if isinstance(report, Exited):
+            self.unprepared = not report.prepared
             return report.code
         if self._killed:
             return KILLED
@@ -202,6 +207,8 @@ class Guest:
             if isinstance(report, Exited | Failed):
                 return report
             patience = None
+            if isinstance(report, Began):
+                self.began.set()
             if isinstance(report, Ready):
                 for stream in self._output.values():
                     stream.expect(report.mark)

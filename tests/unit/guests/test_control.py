@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from microagent.errors import Malformed
 from microagent.guests.control import (
+    Began,
     Exited,
     Failed,
     MarkedStream,
@@ -21,7 +22,9 @@ MARK = b"12083a24-77cd-4741-9abb-5ebe5232fb73"
 def test_reports() -> None:
     assert parse_report_untrusted(b"started") == Started()
     assert parse_report_untrusted(b"ready " + MARK) == Ready(MARK)
+    assert parse_report_untrusted(b"began") == Began()
     assert parse_report_untrusted(b"exit 137") == Exited(137)
+    assert parse_report_untrusted(b"unprepared 9") == Exited(9, prepared=False)
     assert parse_report_untrusted(b"failed no\x1b[31mroot") == Failed("no.[31mroot")
     assert shutdown_request(10) == b"shutdown 10\n"
 
@@ -29,7 +32,8 @@ def test_reports() -> None:
 @pytest.mark.parametrize(
     "line",
     [b"", b"ready", b"ready x", b"ready " + MARK + b" ", b"exit", b"exit -1", b"exit 256", b"exit 1 2", b"exit \xb2",
-     b"exit 0x1", b"exit 1\r", b"started ", b"EXIT 1", b"failed " + b"x" * 600],
+     b"exit 0x1", b"exit 1\r", b"started ", b"EXIT 1", b"failed " + b"x" * 600, b"began 1", b"unprepared",
+     b"unprepared 256"],
 )  # fmt: skip
 def test_anything_else_is_malformed(line: bytes) -> None:
     with pytest.raises(Malformed):
