@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 from itertools import combinations, product
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from microagent.errors import Malformed
-from microagent.wire.http1 import FamiliarRequests, HeadLimits, RequestHead, parse_request_head_untrusted
+from microagent.wire.http1 import (
+    FamiliarRequests,
+    FamiliarResponses,
+    HeadLimits,
+    RequestHead,
+    ResponseHead,
+    parse_request_head_untrusted,
+    parse_response_head_untrusted,
+)
 
 LIMITS = HeadLimits(size=300, fields=5)
 METHODS = (b"GET", b"POST", b"HEAD", b"OPTIONS", b"CONNECT", b"get", b"G(T", b"")
@@ -30,7 +39,10 @@ BLOCKS = tuple(b"Host: a.test\r\n" + more + b"\r\n" for more in MORE)
 PLAIN = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
 
-def said(parse: Callable[[bytes], RequestHead], head: bytes) -> RequestHead | str:
+Facts = TypeVar("Facts", RequestHead, ResponseHead)
+
+
+def said(parse: Callable[[bytes], Facts], head: bytes) -> Facts | str:
     """The facts, or what is wrong."""
     try:
         return parse(head)
@@ -79,3 +91,35 @@ def test_the_strict_parser_is_asked_once_for_the_same_fields() -> None:
     assert (second.method, second.target, second.path) == ("POST", b"/other?query", "/other")
     # The strict parser makes a new text of each Host that it reads.
     assert second.host is first.host
+
+
+ANSWERS = tuple(
+    b"HTTP/1.1 %b\r\n%b\r\n" % parts
+    for parts in product(
+        (b"200 OK", b"204 No Content", b"304 Not Modified", b"101 Switching Protocols", b"20 OK"),
+        (
+            b"",
+            b"Content-Length: 5\r\n",
+            b"Content-Length: 50\r\n",
+            b"Connection: close\r\n",
+            b"A b\r\n",
+            b"A: b\r\n" * 6,
+        ),
+    )
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(ANSWERS), st.sampled_from(("GET", "HEAD"))), min_size=2, max_size=8))
+def test_responses_say_what_the_strict_parser_says_of_them(answers: list[tuple[bytes, str]]) -> None:
+    familiar = FamiliarResponses(LIMITS)
+    for head, method in answers:
+        for _ in range(2):
+            expected = said(lambda data, to=method: parse_response_head_untrusted(data, to, LIMITS), head)  # type: ignore[misc]
+            assert said(lambda data, to=method: familiar.parse_untrusted(data, to), head) == expected  # type: ignore[misc]
+
+
+def test_the_strict_parser_is_asked_once_for_the_same_response() -> None:
+    familiar = FamiliarResponses(LIMITS)
+    first = familiar.parse_untrusted(ANSWERS[1], "GET")
+    assert familiar.parse_untrusted(bytes(bytearray(ANSWERS[1])), "GET") is first
+    assert familiar.parse_untrusted(ANSWERS[1], "HEAD") is not first

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii as _quote
+from math import isfinite
 from typing import Any, Final
 
 VERSION = 1
@@ -78,6 +79,8 @@ def body(record: Record, *, ts: str, seq: int, ident: str, workspace: str) -> by
                 parts.append(f"{_quote(name)}:{_quote(value)}")
         elif kind is int:
             parts.append(f"{_quote(name)}:{value}")
+        elif kind is float and isfinite(value):
+            parts.append(f"{_quote(name)}:{value!r}")
         elif value not in _EMPTY:
             short = _cut(value)
             truncated |= short is not value

@@ -19,13 +19,13 @@ from microagent.wire.http1 import (
     BodyKind,
     ChunkedBody,
     FamiliarRequests,
+    FamiliarResponses,
     Framing,
     HeadLimits,
     RequestHead,
     ResponseHead,
     accepts,
     find_head_end,
-    parse_response_head_untrusted,
 )
 from microagent.wire.http1_reply import deny_response
 
@@ -128,12 +128,14 @@ class HttpConversation:
     tunnel: bool = False
     finished: bool = False
     _familiar: FamiliarRequests = field(init=False)
+    _familiar_back: FamiliarResponses = field(init=False)
     _requests: bytearray = field(default_factory=bytearray)
     _responses: bytearray = field(default_factory=bytearray)
     _exchange: _Exchange | None = None
 
     def __post_init__(self) -> None:
         self._familiar = FamiliarRequests(self.most)
+        self._familiar_back = FamiliarResponses(self.most)
 
     @property
     def wants_guest(self) -> bool:
@@ -285,7 +287,7 @@ class HttpConversation:
                 return effects
             head = data[:end] if 0 < end <= self.most.size else b""
             try:
-                response = parse_response_head_untrusted(head, exchange.request.method, self.most)
+                response = self._familiar_back.parse_untrusted(head, exchange.request.method)
             except Malformed as fault:
                 return effects + self._bad_gateway(exchange, fault.what, now)
             data = data[end:]

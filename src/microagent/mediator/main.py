@@ -27,7 +27,7 @@ from microagent.mediator.listener import Listener
 from microagent.mediator.rate import PerSecond
 from microagent.mediator.reactor import Reactor
 from microagent.mediator.resolve import Resolver
-from microagent.mediator.services import Services, new_id, report_fault
+from microagent.mediator.services import Ids, Services, report_fault
 from microagent.mediator.tls import LeafContexts
 from microagent.mediator.udp_relay import UdpRelay
 from microagent.mediator.upstream import UpstreamTls
@@ -45,17 +45,18 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
     control = socket.socket(fileno=control_fd)
     issuer = Issuer(settings.ca_cert.encode(), settings.ca_key.encode())
     confine(settings.uid, descriptors_for(settings.limits))
-    reactor = Reactor(report_fault)
+    reactor, ids = Reactor(report_fault), Ids()
     services = Services(
         reactor=reactor,
         engine=_engine(settings),
         leases=Leases(),
         new_names=NewNames(settings.limits.dns_new_names_per_minute),
         resolver=Resolver(reactor, settings.resolvers, report_fault, settings.limits.dns_seconds),
-        journal=Journal(log_fd, settings.workspace, new_id, settings.log_before.encode()),
+        journal=Journal(log_fd, settings.workspace, ids.new, settings.log_before.encode()),
         leaves=LeafContexts(issuer, settings.limits.leaf_cache, settings.limits.leaf_mints_per_second),
         upstream_tls=UpstreamTls(upstream_tls, settings.upstream_ca),
         limits=settings.limits,
+        new_id=ids.new,
         search=settings.search,
         mediated=Mode(settings.mode) is not Mode.OFF,
     )

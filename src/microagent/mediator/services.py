@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,9 +29,21 @@ _ALPHABET = b"0123456789abcdefghjkmnpqrstvwxyz"
 _CHARACTERS = _ALPHABET * 8
 
 
-def new_id() -> str:
-    """A decision id: twelve characters, sixty bits."""
-    return os.urandom(12).translate(_CHARACTERS).decode("ascii")
+_ID_LENGTH = 12
+
+
+class Ids:
+    """Ids of decisions: twelve characters, sixty bits. The kernel is asked for the chance of many at a time."""
+
+    def __init__(self) -> None:
+        self._ready: list[str] = []
+
+    def new(self) -> str:
+        """One that nobody has had."""
+        if not self._ready:
+            text = os.urandom(64 * _ID_LENGTH).translate(_CHARACTERS).decode("ascii")
+            self._ready = [text[at : at + _ID_LENGTH] for at in range(0, len(text), _ID_LENGTH)]
+        return self._ready.pop()
 
 
 @dataclass
@@ -46,6 +59,8 @@ class Services:
     leaves: LeafContexts
     upstream_tls: UpstreamTls
     limits: Limits
+    # An id for a flow or a decision.
+    new_id: Callable[[], str]
     search: tuple[str, ...] = ()
     pipes: PipePool = field(default_factory=PipePool)
     mediated: bool = True
@@ -64,10 +79,6 @@ class Services:
         """How long and how far to look for a name."""
         most = self.limits
         return Sniffing(most.sniff_seconds, most.sniff_bytes, most.server_first_ms / 1000, self.head_limits)
-
-    def new_id(self) -> str:
-        """An id for a flow or a decision."""
-        return new_id()
 
     def write(self, record: Record) -> bool:
         """Append a record; False when it could not be: then what it announces must not happen.

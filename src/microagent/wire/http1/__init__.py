@@ -8,7 +8,7 @@ Start reading at `head` (the grammar), then `request`.
 """
 
 from microagent.wire.http1.body import ChunkedBody
-from microagent.wire.http1.familiar import FamiliarRequests
+from microagent.wire.http1.familiar import FamiliarRequests, FamiliarResponses
 from microagent.wire.http1.head import (
     CHUNKED,
     DEFAULT_LIMITS,
@@ -31,6 +31,7 @@ __all__ = [
     "BodyKind",
     "ChunkedBody",
     "FamiliarRequests",
+    "FamiliarResponses",
     "Framing",
     "HeadLimits",
     "RequestHead",

@@ -1,10 +1,11 @@
-"""The next request of a connection, where it differs from the one before in its first line alone.
+"""The next head of a connection: a request that differs from the one before in its first line alone, the same response.
 
 Why this exists: most clients send the same fields with every request of a connection, and reading them again costs
 more than all else that is done to a small request. The same bytes under the same grammar say the same: this file
 remembers the fields of the last head that the strict parser took, and reads only the line before them. Whatever is not
 exactly that goes to the strict parser, so nothing is accepted here that is not accepted there, and with the same facts;
-tests/property holds it to that.
+tests/property holds it to that. Responses carry the second they were made in, and often nothing else that changes: what
+a busy connection gets within that second begins with the same bytes each time.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Final
 
 from microagent.wire.http1.head import TOKEN, HeadLimits
 from microagent.wire.http1.request import RequestHead, parse_request_head_untrusted
+from microagent.wire.http1.response import ResponseHead, parse_response_head_untrusted
 
 # A path, not a URL, and not what different servers read differently, "//" and "/\\": see `request`.
 _LINE: Final = re.compile(rb"(" + TOKEN + rb") ((/(?![/\\])[!\"$->@-~]*+)(?:\?[!\"$-~]*+)?) HTTP/1\.1\r\n")
@@ -49,3 +51,24 @@ class FamiliarRequests:
         plain = said.version == (1, 1) and said.upgrade is None and not said.connect and said.absolute_scheme is None
         if plain and len(head) - line <= _MOST:
             self._fields, self._said = head[line:], said
+
+
+class FamiliarResponses:
+    """The responses of one connection."""
+
+    __slots__ = ("_head", "_limits", "_method", "_said")
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
+        self._head = b""
+        self._method = ""
+        self._said: ResponseHead | None = None
+
+    def parse_untrusted(self, head: bytes, request_method: str) -> ResponseHead:
+        """What `parse_response_head_untrusted` says; raises only Malformed."""
+        if self._said is not None and head == self._head and request_method == self._method:
+            return self._said
+        said = parse_response_head_untrusted(head, request_method, self._limits)
+        if len(head) <= _MOST:
+            self._head, self._method, self._said = head, request_method, said
+        return said
