@@ -30,7 +30,7 @@ peers are those of Debian 12 and PyPI, each with one worker, set up by the bench
 |---|---|---|---|
 """
 _TAIL = """
-A workspace more takes as long as the first one did (network, rules, mediator; a dot each):
+How long a workspace takes to set up when there are already so many (network, rules, mediator; a dot each):
 
 ![set-up time against the number of workspaces](images/growth.svg)
 """
