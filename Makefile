@@ -7,7 +7,7 @@ GUEST := /var/cache/microagent/guest
 SYSTEM_PYTHON := /usr/bin/python3
 
 APT := python3-venv python3-nftables python3-seccomp nftables iproute2 qemu-system-x86 e2fsprogs umoci skopeo \
-       mmdebstrap busybox-static musl-tools cpio zstd ca-certificates
+       mmdebstrap busybox-static musl-tools cpio zstd lz4 ca-certificates
 APT_BENCH := nginx-light libnginx-mod-stream haproxy sslsplit squid-openssl wrk curl dnsmasq-base openssl \
              dnsperf unbound netsniff-ng
 APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping nginx-light openssh-server openssh-client unbound chrony \

@@ -103,7 +103,7 @@ class Workspace:
             list(command), env or {}, workdir, "boot-test", ca, RESOLV_CONF, self.image.config.env, user
         )
         spec = GuestSpec(
-            kernel=GUEST_DIR / "vmlinuz",
+            kernel=GUEST_DIR / "vmlinux",
             initramfs=GUEST_DIR / "initramfs",
             rootfs=self.image.rootfs,
             overlay=overlay,

@@ -235,7 +235,7 @@ def _guest_spec(services: Services, record: Record, image: Image, argv: list[str
     except Malformed as error:
         raise ApiError("invalid", error.what, error.hint) from error
     return GuestSpec(
-        kernel=config.guest_dir / "vmlinuz",
+        kernel=config.guest_dir / "vmlinux",
         initramfs=config.guest_dir / "initramfs",
         rootfs=image.rootfs,
         overlay=services.store.path(record.name, OVERLAY),

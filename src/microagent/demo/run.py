@@ -49,7 +49,7 @@ def main() -> int:
 def _demonstrate(console: Console) -> int:
     if os.geteuid() != 0:
         raise HostError("the demonstration makes network namespaces, and needs root", "sudo microagent demo")
-    if not (GUEST_DIR / "vmlinuz").exists():
+    if not (GUEST_DIR / "vmlinux").exists():
         raise HostError(f"there is no guest in {GUEST_DIR}", "`make demo` builds it")
     for number in _ENDING:
         signal.signal(number, _interrupt)

@@ -22,7 +22,7 @@ from microagent.workspace.store import FIRST_UID
 DEFAULT_GUEST_DIR = Path("/var/cache/microagent/guest")
 
 _PYTHON = (3, 11)
-_GUEST_FILES = ("vmlinuz", "initramfs")
+_GUEST_FILES = ("vmlinux", "initramfs")
 # program -> (Debian package, what it is for, whether every workspace needs it)
 _PROGRAMS = {
     "qemu-system-x86_64": ("qemu-system-x86", "runs guests", True),

@@ -155,7 +155,7 @@ def test_a_start_that_cannot_be_leaves_nothing(agent: Agent) -> None:
     with pytest.raises(ApiError) as caught:
         agent.ask("POST", workspace_path("a", "start"))
     assert caught.value.code == "host"
-    assert "vmlinuz" in caught.value.what
+    assert "vmlinux" in caught.value.what
     found = agent.ask("GET", workspace_path("a"))
     assert (found["state"], found["guest_pid"], found["mediator_pid"]) == ("failed", None, None)
     run = agent.home / "run"
