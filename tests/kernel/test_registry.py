@@ -310,23 +310,41 @@ def test_two_pulls_at_once_make_it_once(world: World) -> None:
     assert world.leftovers() == []
 
 
-def test_ctrl_c_and_a_killed_agent_leave_nothing(world: World) -> None:
-    def dripping() -> "subprocess.Popen[str]":
-        pull = world.start("--json", "image", "pull", INSECURE, f"{world.bad}/drip:v1")
-        assert pull.stdout
-        for line in pull.stdout:
-            if json.loads(line)["phase"] == "pulling":
-                break
-        return pull
+def _dripping(world: World, *arguments: str) -> "subprocess.Popen[str]":
+    """A command that pulls, in the middle of it."""
+    pull = world.start("--json", *arguments)
+    told = pull.stdout if "pull" in arguments else pull.stderr
+    assert told
+    for line in told:
+        if json.loads(line).get("phase") == "pulling":
+            return pull
+    raise AssertionError(f"{arguments} ended")
 
-    pull = dripping()
+
+@pytest.mark.parametrize(
+    ("number", "wish"),
+    [
+        (signal.SIGINT, ("image", "pull", INSECURE)),
+        (signal.SIGKILL, ("image", "pull", INSECURE)),
+        (signal.SIGKILL, ("create", "cut", INSECURE, "--image")),
+        (signal.SIGTERM, ("run", INSECURE, "--name", "cut")),
+    ],
+)
+def test_a_command_that_ends_while_it_pulls_leaves_nothing(
+    world: World, number: signal.Signals, wish: tuple[str, ...]
+) -> None:
+    pull = _dripping(world, *wish, f"{world.bad}/drip:v1")
     assert world.leftovers() != []
-    pull.send_signal(signal.SIGINT)
+    _until(lambda: _skopeos(world) != [])
+    pull.send_signal(number)
     pull.communicate(timeout=30)
-    assert pull.returncode == 130
+    assert pull.returncode == (128 + number if number == signal.SIGINT else -number)
     _until(lambda: world.leftovers() == [] and _skopeos(world) == [])
+    assert world.cli("status", "cut").returncode == 1
 
-    pull = dripping()
+
+def test_an_agent_that_is_killed_while_it_pulls_leaves_nothing(world: World) -> None:
+    pull = _dripping(world, "image", "pull", INSECURE, f"{world.bad}/drip:v1")
     world.lab.end_agent(signal.SIGKILL)
     pull.communicate(timeout=30)
     assert pull.returncode == 1
