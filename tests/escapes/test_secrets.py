@@ -4,17 +4,15 @@ import base64
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.plain_server import answering
 from tests.kernel.workspace import Workspace
 
 from microagent.demo import world
@@ -50,32 +48,6 @@ def _forms(secret: str) -> Iterator[bytes]:
     for before in range(3):  # Base64 depends on what stands before
         coded = base64.b64encode(b"x" * before + secret.encode())
         yield coded[4:-4]
-
-
-@contextmanager
-def answering(internet: Internet, answers: dict[bytes, bytes]) -> Iterator[list[bytes]]:
-    """A server of plain HTTP that gives the answer whose key is in the request; what it was sent."""
-    heard: list[bytes] = []
-    listener = internet.far.run(lambda: socket.create_server((world.PROGRAMS, 80)))
-
-    def serve() -> None:
-        while True:
-            try:
-                stream, _ = listener.accept()
-            except OSError:
-                return
-            with stream:
-                heard.append(request := stream.recv(65536))
-                stream.sendall(next((answer for key, answer in answers.items() if key in request), b"?\r\n\r\n"))
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield heard
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
 
 
 def browse(lab: Workspace, secret: Secrets) -> None:
@@ -117,7 +89,11 @@ def misbehave(lab: Workspace, internet: Internet, secret: Secrets) -> None:
         b"/cookie": b"HTTP/1.1 200 OK\r\nSet-Cookie: " + s + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         b"/location": b"HTTP/1.1 302 " + s + b"\r\nLocation: /?" + s + b"\r\nContent-Length: 0\r\n\r\n",
     }
-    with answering(internet, answers) as heard:
+
+    def answer(request: bytes) -> bytes:
+        return next((answer for key, answer in answers.items() if key in request), b"?\r\n\r\n")
+
+    with answering(internet.far, (world.PROGRAMS, 80), answer) as heard:
         for request in refused:
             assert lab.guest.tcp(world.PROGRAMS, 80, request, seconds=2).data.startswith(b"HTTP/1.1 4"), request
         for path in answers:

@@ -3,9 +3,7 @@
 import os
 import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.plain_server import answering
 from tests.kernel.workspace import Workspace
 
 from microagent.api.limits import DEFAULT_LIMITS
@@ -76,30 +75,10 @@ def test_every_event_is_written_and_fits_the_schema(workspace: MakeWorkspace) ->
     assert {str(event) for event in Event} - written == set()
 
 
-@contextmanager
-def served(internet: Internet, port: int) -> Iterator[list[bytes]]:
+def served(internet: Internet, port: int) -> AbstractContextManager[list[bytes]]:
     """Something on the host that answers "here" on a port, and what it has heard."""
-    heard: list[bytes] = []
-    listener = internet.host.run(lambda: socket.create_server((world.HOST, port)))
-
-    def serve() -> None:
-        while True:
-            try:
-                stream, _ = listener.accept()
-            except OSError:
-                return
-            with stream:
-                heard.append(stream.recv(4096))
-                stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhere")
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield heard
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhere"
+    return answering(internet.host, (world.HOST, port), lambda _: said)
 
 
 def test_no_entry_opens_the_agents_own_port(internet: Internet, oracle: Oracle, workspace: MakeWorkspace) -> None:
