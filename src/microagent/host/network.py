@@ -47,7 +47,11 @@ class Network:
         try:
             links.configure()
             nft.apply(_ruleset(steering))
-            return cls(path, steering, tap, sockets.open_all(), Generations(), nft.fingerprint())
+            network = cls(path, steering, tap, sockets.open_all(), Generations())
+            # Asked first: a change that comes in between is found by `raise_tap`.
+            network._seen = network._generations.current()
+            network._fingerprint = nft.fingerprint()
+            return network
         except BaseException:
             os.close(tap)
             raise
@@ -79,7 +83,7 @@ class Network:
         """
 
         def work() -> None:
-            if nft.fingerprint() != self._fingerprint:
+            if not self.untouched and nft.fingerprint() != self._fingerprint:
                 hint = "find out who else changes nftables in namespaces of this machine, and start it again"
                 raise HostError("its rules were changed while it was started", hint)
             links.check_closed()
