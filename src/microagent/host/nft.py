@@ -69,10 +69,14 @@ def _with_low_numbers(text: str) -> str:
 
 
 def counters() -> dict[str, tuple[int, int]]:
-    """Named counters of the namespace: name -> (packets, bytes)."""
-    listing = _list("list counters")
-    found = (item["counter"] for item in listing if "counter" in item)
-    return {item["name"]: (item["packets"], item["bytes"]) for item in found}
+    """Named counters of the namespace: name -> (packets, bytes); those of one name in several tables are one."""
+    sums: dict[str, tuple[int, int]] = {}
+    for item in _list("list counters"):
+        if "counter" in item:
+            counter = item["counter"]
+            packets, size = sums.get(counter["name"], (0, 0))
+            sums[counter["name"]] = packets + counter["packets"], size + counter["bytes"]
+    return sums
 
 
 def fingerprint() -> str:

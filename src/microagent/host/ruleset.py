@@ -3,10 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
+from typing import Final
 
+from microagent.api.link import GUEST
 from microagent.decision.engine import QUIC_PORTS
 from microagent.policy.addresses import NEVER_BY_NAME_V4, PRIVATE_V4
 from microagent.policy.model import Mode, Policy
+
+# Multicast and broadcast, which have a counter of their own.
+_MANY: Final = (
+    IPv4Network("224.0.0.0/4"),
+    IPv4Network("255.255.255.255/32"),
+    IPv4Network(GUEST.network.broadcast_address),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +50,30 @@ class Steering:
     def script(self) -> str:
         """nft commands that bring the sets to exactly these elements. Every value is a typed network or a number."""
         sets: dict[str, tuple[object, ...]] = {
-            "inside": self.inside,
-            "passable": self.passable,
-            "hopeless": self.hopeless,
-            "refused_ports": self.refused_ports,
+            "netdev workspace closed": _without(self.inside, (*self.passable, *_MANY)),
+            "netdev workspace refused_ports": self.refused_ports,
+            "ip workspace inside": self.inside,
+            "ip workspace passable": self.passable,
+            "ip workspace hopeless": self.hopeless,
+            "ip workspace refused_ports": self.refused_ports,
             # What was refused under another policy may be allowed by this one.
-            "just_refused": (),
+            "ip workspace just_refused": (),
         }
-        lines = [f"flush set ip workspace {name}" for name in sets]
+        lines = [f"flush set {name}" for name in sets]
         for name, elements in sets.items():
             if elements:
-                lines.append(f"add element ip workspace {name} {{ {', '.join(map(str, elements))} }}")
+                lines.append(f"add element {name} {{ {', '.join(map(str, elements))} }}")
         return "\n".join(lines) + "\n"
+
+
+def _without(networks: Iterable[IPv4Network], others: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
+    """`networks` without the addresses of `others`."""
+    left = list(networks)
+    for other in others:
+        left = [
+            part
+            for network in left
+            if not network.subnet_of(other)
+            for part in (network.address_exclude(other) if other.subnet_of(network) else (network,))
+        ]
+    return tuple(collapse_addresses(left))

@@ -41,16 +41,36 @@ def test_an_address_entry_opens_itself_and_nothing_else() -> None:
 
 def test_off_refuses_nothing_and_still_clears_the_sets() -> None:
     lines = steering(mode=Mode.OFF).script().splitlines()
-    assert len(lines) == 5
-    assert all(line.startswith("flush set ip workspace ") for line in lines)
+    assert len(lines) == 7
+    assert all(line.startswith(("flush set ip workspace ", "flush set netdev workspace ")) for line in lines)
 
 
 def test_the_script_holds_networks_and_nothing_else() -> None:
-    made = Steering((IPv4Network("10.0.0.0/8"),), (IPv4Network("10.1.2.3/32"),))
+    made = Steering((IPv4Network("192.168.0.0/16"),), (IPv4Network("192.168.128.0/17"),))
     assert [line for line in made.script().splitlines() if not line.startswith("flush ")] == [
-        "add element ip workspace inside { 10.0.0.0/8 }",
-        "add element ip workspace passable { 10.1.2.3/32 }",
+        "add element netdev workspace closed { 192.168.0.0/17 }",
+        "add element ip workspace inside { 192.168.0.0/16 }",
+        "add element ip workspace passable { 192.168.128.0/17 }",
     ]
+
+
+def test_a_flood_ends_early_only_where_the_rules_behind_would_refuse_it() -> None:
+    opened = "169.254.1.0/24"
+    for made in (steering(opened, ".example.org"), steering(opened, "10.0.0.0/8"), steering("224.0.0.0/3")):
+        (line,) = [
+            line for line in made.script().splitlines() if line.startswith("add element netdev workspace closed ")
+        ]
+        closed = [IPv4Network(word) for word in line.split("{ ")[1].rstrip(" }").split(", ")]
+        for network in (*made.inside, *made.passable, IPv4Network("224.0.0.0/4"), IPv4Network("203.0.113.0/24")):
+            for address in {
+                network[0],
+                network[-1],
+                network[0] - (int(network[0]) > 0),
+                network[network.num_addresses // 2],
+            }:
+                counted_elsewhere = address.is_multicast or str(address) in ("255.255.255.255", "10.43.0.3")
+                expected = refused(made, str(address)) and not counted_elsewhere
+                assert any(address in network for network in closed) == expected, address
 
 
 def test_datagrams_are_hopeless_where_no_name_could_lease_their_address() -> None:
