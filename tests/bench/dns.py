@@ -63,7 +63,9 @@ def run() -> list[Row]:
     asked = cached[2] * 2 + refused[2]  # an allowed question has two records
     if records < asked:
         raise AssertionError(f"{asked} records belong to the questions that were answered, {records} were written")
-    each = [done[2] / (after - before) for done, (before, after) in zip((cached, refused), pairwise(spent), strict=True)]
+    each = [
+        done[2] / (after - before) for done, (before, after) in zip((cached, refused), pairwise(spent), strict=True)
+    ]
     best = max(rate for rate, _, _ in found.values())
     quickest = min(delay for _, delay, _ in found.values())
     peers = ", ".join(f"{name} {rate:.0f}/s {delay:.2f} ms" for name, (rate, delay, _) in found.items())
