@@ -22,6 +22,8 @@ from microagent.policy.suffixes import registered_domain, shared_suffix
 
 # Two hosts are as short as their suffix, and say more.
 FOLD: Final = 3
+# YAML takes a colon for its own, and `1.e-5`, which is a name that a guest can ask for, for a number.
+_QUOTED: Final = re.compile(r":|\A-?[0-9_.]+e-?[0-9]+\Z")
 _TIME: Final = re.compile(r"[0-9T:.Z-]{1,32}", re.ASCII)
 
 
@@ -173,7 +175,7 @@ def _render(lines: list[_Line], wishes: dict[str, _Wish], unsaid: list[str], onl
             text.append(f"{verb.value}:")
         for line in mine:
             text += [f"  # {note}" for note in _notes(line, wishes)]
-            text.append(f'  - "{line.text}"' if ":" in line.text else f"  - {line.text}")
+            text.append(f'  - "{line.text}"' if _QUOTED.search(line.text) else f"  - {line.text}")
     return "\n".join(text if lines else [*text, "allow: []"]) + "\n"
 
 

@@ -46,6 +46,12 @@ def test_suggest_is_a_policy_that_strict_mode_allows_the_same_with() -> None:
     assert (found.decisions, found.changes) == (10, ())
 
 
+def test_a_name_that_yaml_takes_for_a_number_stays_a_name() -> None:
+    """A guest can ask for any name; one of these would make the whole file one that no reader takes."""
+    names = ["1.5e5", "1.e-5", "12_0.3e-7"]
+    assert lists(suggest([allowed(name) for name in names]))["allow"] == names
+
+
 def test_suggest_says_what_each_line_is_for() -> None:
     text = suggest(
         [
