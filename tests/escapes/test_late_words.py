@@ -5,6 +5,7 @@ Shared addresses serve many names: what is allowed for one of them is not allowe
 """
 
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
@@ -112,29 +113,45 @@ def test_a_request_without_its_end_reaches_nobody(oracle: Oracle, workspace: Mak
     assert oracle.leaks({Destination("tcp", world.API, 80)}, {NAME}) == ()
 
 
+@pytest.mark.parametrize("inside_tls", [False, True], ids=["plain", "inside TLS"])
 def test_a_server_that_begins_http2_is_not_spoken_to(
-    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, inside_tls: bool
 ) -> None:
-    """As gRPC's do: they send their SETTINGS at once, and would read any authority behind them."""
+    """As gRPC's do, with or without ALPN: their SETTINGS come at once, and any authority would be read behind them."""
     name = "h2.ok.test"
     heard: list[tuple[bytes, bytes]] = []
+    certified = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certified.load_cert_chain(internet.directory / f"{world.PROGRAMS}.pem")
     lab = workspace(allow=[name])
+    trusting = ssl.create_default_context(cadata=lab.guest.trust.read_text())
     assert lab.guest.dig("+short", name).strip() == world.PROGRAMS
     with internet.far.run(lambda: socket.create_server((world.PROGRAMS, 50051))) as listener:
 
         def serve(greeting: bytes) -> None:
-            stream, _ = listener.accept()
+            plain, _ = listener.accept()
+            stream = certified.wrap_socket(plain, server_side=True) if inside_tls else plain
             with stream, suppress(ConnectionResetError):
                 stream.sendall(greeting)
                 heard.append((greeting[:3], stream.recv(100)))
 
+        def talk() -> bytes:
+            got = b""
+            with suppress(OSError):
+                plain = socket.create_connection((world.PROGRAMS, 50051), timeout=2)
+                with trusting.wrap_socket(plain, server_hostname=name) if inside_tls else plain as stream:
+                    time.sleep(0.6)
+                    stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                    while piece := stream.recv(65536):
+                        got += piece
+            return got
+
         for greeting in (b"\0\0\6\4\0\0\0\0\0\0\4\0\1\0\0", b"220 hello\r\n"):
             server = threading.Thread(target=serve, args=(greeting,))
             server.start()
-            answer = after_silence(lab.guest, world.PROGRAMS, 50051, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            answer = lab.guest.call(talk)
             server.join()
-            assert answer.data in (b"", b"220 hello\r\n")
+            assert not answer.startswith(greeting[:3]) or greeting == answer == b"220 hello\r\n", answer
     # Whoever greets otherwise is no server of HTTP/2.
-    assert heard == [(b"220", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")]
+    assert [words for words in heard if words[1]] == [(b"220", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")]
     lab.wait_for("egress_deny", reason="upgrade_refused")
     assert oracle.leaks({Destination("tcp", world.PROGRAMS, 50051)}, {name}) == ()

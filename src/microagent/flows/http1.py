@@ -200,6 +200,10 @@ class HttpConversation:
         written = Write(Record(Event.UPSTREAM_ERROR, fields, ident=ident))
         return [written, ToGuest(body), *self._finish("tcp_idle_seconds", now)]
 
+    def refuse_http2(self, now: float) -> list[Effect]:
+        """The server begins HTTP/2, on which the guest has not agreed by ALPN, before there was a request."""
+        return self._deny(403, Reason.UPGRADE_REFUSED, None, "", now)
+
     # --- requests
 
     def _next_requests(self, now: float) -> list[Effect]:

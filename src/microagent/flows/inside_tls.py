@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from microagent.flows.http1 import Effect, Finish, HttpConversation, ToGuest, ToUpstream
+from microagent.wire.http2 import greets_in_http2_untrusted
 from microagent.wire.sniff import Sniffed, sniff_untrusted
 
 
@@ -58,6 +59,10 @@ class InsideTls:
         if self._conversation:
             return self._conversation.from_upstream(data, now)
         effects: list[Effect] = []
+        if not self.opaque and greets_in_http2_untrusted(data):
+            # A server that does HTTP/2 without ALPN; what the guest would say in it cannot be decided.
+            self._conversation = self.http()
+            return self._conversation.refuse_http2(now)
         if not self.opaque:
             self.opaque = True
             effects = self._release()
