@@ -208,6 +208,15 @@ def _truncated() -> list[Packet]:
     return frames + [ether() / ip(proto=6) / Raw(bytes(SYN)[:size]) for size in (0, 1, 4, 12)]
 
 
+def _checksums() -> list[Packet]:
+    """F4: to where an honest one is answered, with a checksum that is wrong by one bit."""
+    gateway = ip(dst=GATEWAY_IP)
+    packets = [ip() / SYN, ip() / UDP(dport=123), gateway / UDP(dport=53), gateway / TCP(dport=53), gateway / ICMP()]
+    for packet in packets:
+        packet.payload.chksum = IP(bytes(packet)).payload.chksum ^ 1
+    return [ether() / packet for packet in packets]
+
+
 def _pieces() -> list[Packet]:
     """F6, F14: one each of what cannot become whole; every datagram is another `id`."""
     whole = bytes(UDP(sport=4000, dport=123) / Raw(b"x" * 56))
@@ -250,6 +259,7 @@ FRAMES: dict[str, Make] = {
     "misaddressed": _misaddressed,
     "malformed": _malformed,
     "header": _headers,
+    "checksum": _checksums,
     "options": _options,
     "icmp": _icmp,
     "proto": _protocols,

@@ -2,14 +2,20 @@
 
 Pieces of a datagram are put together first (nf_defrag_ipv4), and given up when one does not come in time (links.py
 says how long), when they overlap, when there is no room. A header that contradicts itself or its checksum goes no
-further than that. Both are named here as the counters of steer.nft are, among which they are reported.
+further than that. Rules do not look at the checksums of what IP carries: a segment or a datagram whose is wrong is
+steered to its socket, and dropped there. All are named here as the counters of steer.nft are, among which they are
+reported.
 """
 
 from pathlib import Path
 from typing import Final
 
-# Of datagrams that did not become whole; of packets whose header is wrong.
-COUNTERS: Final = {"drop_fragment": ("ReasmFails",), "drop_header": ("InHdrErrors", "InTruncatedPkts")}
+# Of datagrams that did not become whole; of packets whose header is wrong; of what they carry.
+COUNTERS: Final = {
+    "drop_fragment": ("Ip:ReasmFails",),
+    "drop_header": ("Ip:InHdrErrors", "IpExt:InTruncatedPkts"),
+    "drop_checksum": ("Icmp:InCsumErrors", "Tcp:InCsumErrors", "Udp:InCsumErrors"),
+}
 _TABLES: Final = ("snmp", "netstat")
 
 
@@ -19,6 +25,5 @@ def read() -> dict[str, tuple[int, int]]:
     for table in _TABLES:
         lines = [line.split() for line in Path("/proc/thread-self/net", table).read_text().splitlines()]
         for names, values in zip(lines[::2], lines[1::2], strict=True):
-            if names[0] in ("Ip:", "IpExt:"):
-                figures.update(zip(names[1:], map(int, values[1:]), strict=True))
+            figures |= {names[0] + name: int(value) for name, value in zip(names[1:], values[1:], strict=True)}
     return {name: (sum(figures[figure] for figure in parts), 0) for name, parts in COUNTERS.items()}
