@@ -164,3 +164,25 @@ def test_an_urgent_first_byte_hides_no_hello(oracle: Oracle, workspace: MakeWork
     lab.guest.call(talk)
     lab.wait_for("egress_deny", host=DENIED)
     assert oracle.leaks((), {"ssh.ok.test"}) == ()
+
+
+def test_a_name_that_does_not_resolve_is_no_way_around_interception(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """Guarded dials the guest's own address then. A passthrough entry is for its name's servers, not for that one."""
+    lab = workspace("guarded", passthrough=[f".{ALLOWED}"])
+    careless = ssl.create_default_context()
+    careless.check_hostname, careless.verify_mode = False, ssl.CERT_NONE
+
+    def ask(name: str, address: str) -> bytes:
+        plain = socket.create_connection((address, 443), timeout=5)
+        with careless.wrap_socket(plain, server_hostname=name) as stream:
+            stream.sendall(f"GET /secret HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            return stream.recv(65536)
+
+    assert lab.guest.call(lambda: ask(f"made-up.{ALLOWED}", world.OTHER)).startswith(b"HTTP/1.1 502 ")
+    allowed = lab.wait_for("egress_allow", host=f"made-up.{ALLOWED}")
+    assert (allowed["dialed"], allowed["unlisted"], allowed["tls"]) == (f"{world.OTHER}:443", True, "intercept")
+    assert not lab.internet.evidence().requests
+    assert lab.guest.call(lambda: ask(ALLOWED, world.PINNED)).startswith(b"HTTP/1.1 404 ")
+    assert lab.wait_for("egress_allow", host=ALLOWED)["tls"] == "passthrough"
+    assert [request.host for request in lab.internet.evidence().requests] == [ALLOWED]
+    assert oracle.leaks({PINNED_TLS, Destination("tcp", world.OTHER, 443)}, {ALLOWED, f"made-up.{ALLOWED}"}) == ()

@@ -42,6 +42,8 @@ class Question:
     `address` is what would be dialled, None to decide on the name alone; for DNS, the server that was asked.
     `leased` are the live leases of `address` (for PTR: of the address asked about), the newest first. They speak
     for TCP and UDP that named nothing.
+    `resolves` is False where DNS has no address for `name`, and `address` is what the guest has picked: entries for
+    names speak for the addresses that their names have, and not for that one.
     `qtype` is the mnemonic of a DNS question: "A", "PTR", "TYPE65".
     """
 
@@ -51,6 +53,7 @@ class Question:
     address: Address | None = None
     leased: tuple[str, ...] = ()
     qtype: str = ""
+    resolves: bool = True
 
     def __post_init__(self) -> None:
         if self.name is None and (self.address is None or self.proto is Proto.DNS):
@@ -187,7 +190,7 @@ def _lookup(asked: _Asked, strict: bool) -> Verdict:
 
 def _named(asked: _Asked, name: str, strict: bool) -> Verdict:
     """The client named a host: the name must pass, then the address must be open to it."""
-    by_name = asked.policy.match_name(name)
+    by_name = asked.policy.match_name(name) if asked.question.resolves else None
     if by_name is None and strict:
         permit = _permit_name(name)
         if permit and asked.place.kind is AddressClass.NEVER_BY_NAME and asked.by_address() is None:

@@ -260,7 +260,7 @@ class TcpHead:
 
     def _unresolved(self) -> list[Effect]:
         """Guarded goes to the guest's own public address then; strict does not."""
-        question = Question(self._proto, self._port, name=self._name, address=self._destination)
+        question = Question(self._proto, self._port, name=self._name, address=self._destination, resolves=False)
         verdict = self._engine.decide(question)
         public = verdict.address_class == AddressClass.PUBLIC
         if self._engine.mode is Mode.STRICT or not public or not verdict.allowed:

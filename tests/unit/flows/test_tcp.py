@@ -224,6 +224,20 @@ def test_an_unresolvable_name_falls_back_to_the_guests_address_in_guarded_only()
     assert record_of(strict.hears(v.Resolved(()))).fields["reason"] == "name_unresolved"
 
 
+def test_an_entry_does_not_speak_for_the_guests_address_of_a_name_that_does_not_resolve() -> None:
+    """Else any server would be spliced to unread, and on record under the entry for another's name."""
+    for entry in ("passthrough: .ok.test", "allow: made-up.ok.test"):
+        talk = Talk(entry, mode=Mode.GUARDED)
+        talk.hears(v.Peeked(hello("made-up.ok.test")))
+        record = record_of(talk.hears(v.Resolved(())))
+        assert (record.fields["rule"], record.fields["unlisted"], record.fields["tls"]) == ("", True, "intercept")
+        assert talk.hears(v.Dialed()) == [v.Intercept("made-up.ok.test")]
+    by_address = Talk(f"passthrough: {OK}", mode=Mode.GUARDED)
+    by_address.hears(v.Peeked(hello("made-up.ok.test")))
+    by_address.hears(v.Resolved(()))
+    assert by_address.hears(v.Dialed()) == [v.Splice()]
+
+
 def test_every_address_of_the_name_is_tried_and_each_try_is_on_record_first() -> None:
     talk = Talk("allow: api.ok.test", to=INSIDE)
     talk.hears(v.Peeked(hello("api.ok.test")))
