@@ -126,6 +126,8 @@ class TcpHead:
     def apply(self, engine: Engine) -> None:
         """From now on `engine` decides: the policy has changed."""
         self._engine = engine
+        decided = [(question, engine.decide(question)) for question, _ in self._candidates]
+        self._candidates = [(question, verdict) for question, verdict in decided if verdict.allowed]
 
     def decide_again(self) -> Verdict | None:
         """What the policy of now says about the address that was dialled; None before there was one."""

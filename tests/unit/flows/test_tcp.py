@@ -33,6 +33,10 @@ def request(host: str) -> bytes:
     return f"GET /secret?token=1 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
 
 
+def engine(*entries: str, mode: Mode = Mode.STRICT) -> Engine:
+    return Engine(mode, Policy(tuple(parse_entry(Verb(e.split(": ")[0]), e.split(": ")[1], "test") for e in entries)))
+
+
 class Talk:
     """A head under test; the clock stands still."""
 
@@ -44,11 +48,10 @@ class Talk:
         port: int = 443,
         leased: tuple[tuple[str, IPv4Address], ...] = (),
     ) -> None:
-        parsed = tuple(parse_entry(Verb(e.split(": ")[0]), e.split(": ")[1], "test") for e in entries)
         leases = Leases()
         for name, address in leased:
             leases.add(name, (address,), 100.0, 0.0)
-        self.head = TcpHead(Engine(mode, Policy(parsed)), leases, to, port, ident="flow1", now=0.0)
+        self.head = TcpHead(engine(*entries, mode=mode), leases, to, port, ident="flow1", now=0.0)
         assert self.head.open() == [v.Peek(0, DEFAULT_SNIFFING.server_first)]
 
     def hears(self, event: v.Event) -> list[v.Effect]:
@@ -250,6 +253,17 @@ def test_every_address_of_the_name_is_tried_and_each_try_is_on_record_first() ->
     answer = last[1]
     assert isinstance(answer, v.Answer)
     assert answer.data.startswith(b"HTTP/1.1 504")
+
+
+def test_an_address_that_is_still_to_be_tried_is_decided_by_the_policy_of_then() -> None:
+    entries = ("allow: .ok.test", "allow: 10.1.2.3", "allow: 10.1.2.4")
+    for kept in (entries, entries[:2]):
+        talk = Talk(*entries)
+        talk.hears(v.Peeked(hello("db.ok.test")))
+        assert v.Dial(INSIDE, 443) in talk.hears(v.Resolved((INSIDE, INSIDE + 1)))
+        talk.head.apply(engine(*kept))
+        dialled = v.Dial(INSIDE + 1, 443) in talk.hears(v.DialFailed("Connection refused"))
+        assert dialled is (kept == entries)
 
 
 @pytest.mark.parametrize("whole", [hello("evil.test"), request("evil.test"), hello("git.ok.test")])
