@@ -90,6 +90,28 @@ async def test_the_oldest_file_goes_and_its_last_seal_stays(tmp_path: Path) -> N
             assert not verified(services).whole
 
 
+async def test_a_log_that_somebody_takes_away_is_missed_and_made_anew(tmp_path: Path) -> None:
+    """As `rm` does, or a log rotation that knows nothing of ours: nothing is written where nobody looks."""
+    async with agent(tmp_path) as services:
+        async with workspace(services) as keeper:
+            await write(keeper, 5)
+            await until_sealed(services, 7)
+            pid, log = keeper.mediator.pid, services.store.path(NAME, EGRESS)
+            log.unlink()
+            for _ in range(100):
+                if log.exists():
+                    break
+                await asyncio.sleep(0.05)
+            await write(keeper, 5)
+            assert (keeper.mediator.pid, keeper.mediator.ended.done()) == (pid, False)
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [record["seq"] for record in records] == [*range(8, 14)]
+        assert records[-1]["event"] == "mediator_down"
+        report = verified(services)
+        assert (report.whole, report.sealed) == (False, 13)
+        assert report.faults[0].what == "the records before 8 are gone"
+
+
 async def test_a_mediator_cannot_reach_key_or_seals(tmp_path: Path) -> None:
     async with agent(tmp_path) as services:
         async with workspace(services) as keeper:

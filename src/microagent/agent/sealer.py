@@ -1,4 +1,4 @@
-"""Seals the logs of running workspaces, each second, and rotates them when they are long.
+"""Seals the logs of running workspaces, each second; rotates them when they are long, makes anew what somebody took.
 
 How this works: the agent reads the last line of a log and nothing else, and that at its two ends only, which are the
 mediator's, and signs where it stands (`seals`).
@@ -11,6 +11,7 @@ record that is left is linked to.
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable
 
 from microagent.agent.keeper import Keeper
@@ -31,19 +32,22 @@ class Sealer:
     """Seals and rotates the log of one workspace for as long as it runs."""
 
     def __init__(self, store: Store, seals: Seals, name: str, switched: Callable[[int], None]) -> None:
-        """`switched` is given the descriptor of the new file after a rotation."""
+        """`switched` is given the descriptor of the new file after a rotation, or when the log was taken away."""
         self._store = store
         self._seals = seals
         self._name = name
         self._switched = switched
+        self._inode = 0
 
     async def keep_sealed(self, keeper: Keeper) -> None:
         """Runs until it is cancelled, with a last seal then."""
-        sealed = (0, 0)
+        sealed, self._inode = (0, 0), self._stamp()[0]
         try:
             while True:
                 await asyncio.sleep(_SECONDS)
                 # An idle workspace costs one stat, since there may be hundreds.
+                if self._stamp()[0] != self._inode:
+                    await self._try(self._make_anew(keeper))
                 now = self._stamp()
                 if now != sealed and await self._try(asyncio.to_thread(self.seal)):
                     sealed = now
@@ -59,16 +63,25 @@ class Sealer:
 
     async def _rotate(self, keeper: Keeper) -> None:
         async with keeper.changing:
-            fd = await asyncio.to_thread(self._store.rotate, self._name, EGRESS)
-            self._switched(fd)
-            try:
-                await keeper.mediator.switch_log(fd)
-            except (HostError, OSError):
-                # The next one begins with the new file.
-                keeper.mediator.kill()
-                await keeper.mediator.ended
+            await self._switch(keeper, await asyncio.to_thread(self._store.rotate, self._name, EGRESS))
             await asyncio.to_thread(self._after_rotation)
         log.info("log rotated workspace=%s", self._name)
+
+    async def _make_anew(self, keeper: Keeper) -> None:
+        """Somebody moved or removed the log: the mediator must not go on where nobody looks, and `verify` misses it."""
+        async with keeper.changing:
+            await self._switch(keeper, await asyncio.to_thread(self._store.open_log, self._name, EGRESS))
+        log.error("log was taken away, and is made anew workspace=%s", self._name)
+
+    async def _switch(self, keeper: Keeper, fd: int) -> None:
+        self._switched(fd)
+        self._inode = os.fstat(fd).st_ino
+        try:
+            await keeper.mediator.switch_log(fd)
+        except (HostError, OSError):
+            # The next one begins with the new file.
+            keeper.mediator.kill()
+            await keeper.mediator.ended
 
     def _after_rotation(self) -> None:
         path = self._store.path(self._name, EGRESS)

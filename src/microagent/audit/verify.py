@@ -6,6 +6,7 @@ is one problem and not a thousand.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -101,6 +102,9 @@ class _Reading:
         self._ended = ended
         self._last = seals[-1] if seals else None
         self._sealed = {seal.seq: seal for seal in seals}
+        # Where files ended. Of the seals of what was rotated out only the last is kept, and it is at such an end.
+        self._ends = {seal.seq for before, seal in pairwise(seals) if seal.rotated > before.rotated}
+        self._ends |= {seal.seq for seal in seals[:1] if seal.rotated}
         self._previous: Head | None = None
         self._torn: tuple[str, int] | None = None
         self._names: list[str] = []
@@ -162,8 +166,7 @@ class _Reading:
 
     def _link_before(self, seq: int) -> str | None:
         """Of a log whose beginning was rotated out: the seal that was made then has the last link of what went."""
-        seal = self._sealed.get(seq - 1)
-        return seal.chain if seal else None
+        return self._sealed[seq - 1].chain if seq - 1 in self._ends else None
 
     def _is_torn(self, name: str, number: int) -> None:
         self._not_torn()

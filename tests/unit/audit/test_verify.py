@@ -173,6 +173,28 @@ def test_the_oldest_file_may_have_been_rotated_out_and_is_missed_if_it_was_not()
     assert "1 of 3 files are gone" in found.faults[0].what
 
 
+@pytest.mark.parametrize("count", [10, 20, 30])
+def test_a_beginning_that_was_cut_off_at_a_seal_is_found(count: int) -> None:
+    """That record's seal has the link to the first line that is left; but no file ended there."""
+    assert (
+        f"the records before {count + 1} are gone"
+        in report(lines(40)[count:], seals((10, 20, 30, 40), lines(40))).faults[0].what
+    )
+    # The same in the oldest file of those that are left, behind the end of the last one that was rotated out.
+    ends = seals((5,), rotated=3)
+    for seq in (10, 20, COUNT):
+        ends.append(_after(ends[-1], seq, 3))
+    assert verify([LogFile("egress.jsonl", LINES[5:])], ends, KEY.public_key(), "s").faults[0].what.startswith("3 of 4")
+    cut = verify([LogFile("egress.jsonl", LINES[10:])], ends, KEY.public_key(), "s")
+    assert cut.faults[0].what == "the records before 11 are gone"
+
+
+def _after(last: bytes, seq: int, rotated: int) -> bytes:
+    head = chain.head(LINES[seq - 1])
+    assert head is not None
+    return Seal(f"2026-03-01T12:00:{seq:02}.500000Z", seq, head.chain, rotated, digest(last)).sign(KEY)
+
+
 def test_an_archive_verifies_elsewhere(tmp_path: Path) -> None:
     log = tmp_path / "egress.jsonl"
     (tmp_path / "egress.jsonl.1").write_bytes(b"".join(line + b"\n" for line in LINES[:20]))
