@@ -6,6 +6,7 @@ server's own log.
 """
 
 import base64
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -88,12 +89,13 @@ OPENED = {Destination("tcp", world.PROGRAMS, 443)}
 
 @dataclass(frozen=True)
 class Session:
-    """What came of it: the guest's output by client, the records, the server's log."""
+    """What came of it: the guest's output by client, the records, the server's log, and what doctor says."""
 
     said: dict[str, str]
     records: list[dict[str, Any]]
     served: list[list[str]]
     leaks: tuple[str, ...]
+    looked: dict[str, Any]
 
 
 def _script(origin: Origin) -> str:
@@ -153,18 +155,35 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     certificate = certify("origin", root, names=NAMES).server_pem()
     with Internet(zone) as internet, Lab(internet) as lab, Witness(lab.state):
         with running(internet, tmp_path_factory.mktemp("origin"), certificate) as origin:
-            output = _run(lab, "clients", trusted, str(GUEST_DIR / "clients"), _script(origin))
+            output, looked = _examined(lab, trusted, _script(origin))
             output += _run(lab, "alpine", trusted, _alpine(room / "root"), _steps(ALPINE))
         said = dict(part.split("\n", 1) for part in output.split("== ")[1:])
         leaks = Oracle(internet).leaks(OPENED, set(NAMES))
-        yield Session(said, lab.records("clients") + lab.records("alpine"), origin.log, leaks)
+        yield Session(said, lab.records("clients") + lab.records("alpine"), origin.log, leaks, looked)
 
 
 def _run(lab: Lab, name: str, trusted: Path, image: str, script: str) -> str:
-    flags = ("--egress", "strict", "--egress-allow", ".ok.test", "--upstream-ca", str(trusted))
-    with lab.start("run", "--name", name, "--keep", *flags, image, "/bin/sh", "-c", script) as command:
+    with lab.start(*_arguments(name, trusted, image, script)) as command:
         output, _ = command.communicate(timeout=_PATIENCE)
     return output
+
+
+def _examined(lab: Lab, trusted: Path, script: str) -> tuple[str, dict[str, Any]]:
+    """What the programs said, and what doctor says of their guest, which waits for that when they have ended."""
+    image, wait = str(GUEST_DIR / "clients"), "echo; echo LOOK; until [ -e /looked ]; do sleep 0.2; done"
+    with lab.start(*_arguments("clients", trusted, image, f"{script}\n{wait}")) as command:
+        assert command.stdout
+        said = list(iter(command.stdout.readline, "LOOK\n"))
+        looked = lab.cli("--json", "doctor", "clients")
+        assert lab.cli("exec", "clients", "--", "touch", "/looked").returncode == 0
+        command.communicate(timeout=_PATIENCE)
+    found: dict[str, Any] = json.loads(looked.stdout)
+    return "".join(said), found
+
+
+def _arguments(name: str, trusted: Path, image: str, script: str) -> tuple[str, ...]:
+    flags = ("--egress", "strict", "--egress-allow", ".ok.test", "--upstream-ca", str(trusted))
+    return "run", "--name", name, "--keep", *flags, image, "/bin/sh", "-c", script
 
 
 @pytest.mark.parametrize("client", [*CLIENTS, *ALPINE])
@@ -181,6 +200,12 @@ def test_a_program_is_served_through_interception_as_it_is(session: Session, cli
     served = [(method, target.split("?")[0]) for where, method, target, _ in session.served if where == host]
     assert sorted(asked) == sorted(served)
     assert asked
+
+
+def test_doctor_tries_the_trust_of_each_runtime_there_is(session: Session) -> None:
+    checks = {one["name"]: one for one in session.looked["checks"]}
+    assert {name: one["detail"] for name, one in checks.items() if not one["ok"]} == {}
+    assert {f"ca of {runtime}" for runtime in ("curl", "python3", "openssl", "node")} <= checks.keys()
 
 
 def test_nothing_else_left_the_host(session: Session) -> None:

@@ -6,7 +6,7 @@ import secrets
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,13 @@ from microagent.agent.attach import running
 from microagent.agent.bringup import Life
 from microagent.agent.handlers import FLEET, named
 from microagent.agent.peers import who
+from microagent.agent.undo import cancelled
 from microagent.api.link import GATEWAY
 from microagent.audit.reader import Filter
 from microagent.audit.tail import Tail
 from microagent.doctor import probe
 from microagent.doctor.probe import Said, answers_untrusted
-from microagent.doctor.workspace import DIRECT, Facts, Plan, address_of, findings, host_query
+from microagent.doctor.workspace import DIRECT, HOST_PORTS, Facts, Plan, address_of, findings, host_query, speaks
 from microagent.errors import ApiError, Malformed
 from microagent.guests.bootdisk import ADDED_ROOTS, ALL_ROOTS, RUN
 from microagent.guests.exec import Collected
@@ -57,13 +58,11 @@ for name; do
 	else echo "$name none"; fi
 done
 """
-# Each fetches https://$1 at $2 and is refused by the mediator, behind a certificate of the workspace's CA: the
-# handshake needs trust in that and no network beyond. What it prints in the end is why not. git is not here: with
-# GnuTLS it reads its bundle after it has connected, and in an emulated guest the mediator has by then decided without
-# a name, by the address. Its variable is looked at with the others.
-_RUNTIMES = {
-    "curl": 'code=$(curl -sS --max-time 30 -o /dev/null -w "%{http_code}" --noproxy "*" --resolve "$1:443:$2" '
-    '"https://$1/") && [ "$code" = 403 ]',
+# Each shakes hands with $1 at $2, behind a certificate of the workspace's CA: in strict mode a name that the mediator
+# refuses, which needs trust and no network beyond, else an allowed host. What it prints in the end is why not. git is
+# not here: with GnuTLS it reads its bundle after it has connected, and in an emulated guest the mediator has by then
+# decided without a name, by the address. Its variable is looked at with the others.
+_HANDSHAKES = {
     "python3": """exec python3 -c '
 import socket, ssl, sys
 name, address = sys.argv[1:]
@@ -77,6 +76,12 @@ except OSError as error:
 const [name, address] = process.argv.slice(1);
 require("tls").connect({host: address, port: 443, servername: name}, () => process.exit(0))
   .on("error", (error) => { console.error(error.message); process.exit(1); });' "$1" "$2" """,
+}
+# curl has no handshake without a request, which is for nobody but the mediator.
+_REFUSED = {
+    "curl": 'code=$(curl -sS --max-time 30 -o /dev/null -w "%{http_code}" --noproxy "*" --resolve "$1:443:$2" '
+    '"https://$1/") && [ "$code" = 403 ]',
+    **_HANDSHAKES,
 }
 
 
@@ -124,11 +129,18 @@ class _Examination:
             repaired = await asyncio.to_thread(network.repair)
         counted = await asyncio.to_thread(network.counters)
         before = time.time()
-        said = dict(zip(self._plan.questions, await self._ask(list(self._plan.questions.values())), strict=True))
-        after = time.time()
+        # The probe waits most of its time, for what must not come: what costs time goes on meanwhile.
+        asking = asyncio.create_task(self._said())
+        try:
+            strict = self._plan.mode is Mode.STRICT
+            runtimes = await self._runtimes(_REFUSED, self._plan.name, DIRECT) if strict else {}
+            said, after = await asking
+        finally:
+            await cancelled(asking)
         records = await self._new_records()
-        reached = await self._reach(self._plan.host, records) if self._plan.host else None
-        runtimes = await self._runtimes() if self._plan.mode is Mode.STRICT else {}
+        reached, address = await self._reach(self._plan.host, records) if self._plan.host else (None, "")
+        if self._plan.trusting_host and reached and speaks(443, reached.get(443, Said(""))):
+            runtimes = await self._runtimes(_HANDSHAKES, self._plan.trusting_host, address)
         bundles, nameservers = await asyncio.gather(self._bundles(), self._nameservers())
         await asyncio.sleep(_SETTLED)
         records += await self._new_records()
@@ -147,6 +159,12 @@ class _Examination:
             runtimes=runtimes,
             reached=reached,
         )
+
+    async def _said(self) -> tuple[dict[str, Said], float]:
+        """The answers by name, and when they were there."""
+        questions = self._plan.questions
+        answers = await self._ask(list(questions.values()))
+        return dict(zip(questions, answers, strict=True)), time.time()
 
     async def _ask(self, questions: Sequence[str]) -> list[Said]:
         """The probe's answers; ApiError `failed` for what is none."""
@@ -174,15 +192,22 @@ class _Examination:
 
         return await asyncio.to_thread(read)
 
-    async def _reach(self, host: str, records: list[dict[str, Any]]) -> Said:
-        """What comes back for the beginning of a TLS handshake; nothing is asked of the host beyond that."""
+    async def _reach(self, host: str, records: list[dict[str, Any]]) -> tuple[dict[int, Said], str]:
+        """What comes back at the first port where the host speaks, and at those before it; and its address.
+
+        It is asked for the beginning of a TLS handshake, else for the head of a page, else for nothing.
+        """
         await self._ask([probe.udp(str(GATEWAY.ip), 53, host_query(host))])
         news = await self._new_records()
         records += news
-        if not (address := address_of(host, news)):
-            return Said("not resolved")
-        (said,) = await self._ask([probe.tcp(address, 443, _client_hello(host))])
-        return said
+        reached: dict[int, Said] = {}
+        if address := address_of(host, news):
+            words = {443: _client_hello(host), 80: f"HEAD / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(), 22: b""}
+            for port in HOST_PORTS:
+                (reached[port],) = await self._ask([probe.tcp(address, port, words[port])])
+                if speaks(port, reached[port]):
+                    break
+        return reached, address
 
     async def _bundles(self) -> dict[str, int | None]:
         script = [_BUSYBOX, "sh", "-c", _BUNDLES, "sh", "\n".join(self._ca_lines), *ALL_ROOTS, *ADDED_ROOTS]
@@ -196,12 +221,12 @@ class _Examination:
         done = await self._life.guest.commands.collect(command, user=_ROOT, seconds=_SECONDS, most=_MOST)
         return [word.decode("utf-8", "replace") for word in _NAMESERVER.findall(done.stdout)]
 
-    async def _runtimes(self) -> dict[str, str]:
+    async def _runtimes(self, scripts: Mapping[str, str], host: str, address: str) -> dict[str, str]:
         """Those that the image has, each with "" or its last words. One after the other: a guest may have one CPU."""
         found = {}
-        for name, script in _RUNTIMES.items():
+        for name, script in scripts.items():
             whole = f"command -v {name} > /dev/null || exit {_ABSENT}\n{script}"
-            command = [_BUSYBOX, "sh", "-c", whole, "sh", self._plan.name, DIRECT]
+            command = [_BUSYBOX, "sh", "-c", whole, "sh", host, address]
             try:
                 done = await self._patiently(command)
             except ApiError as error:

@@ -17,7 +17,7 @@ from microagent.audit.render import inert
 from microagent.doctor import probe
 from microagent.doctor.finding import Finding
 from microagent.doctor.probe import Said
-from microagent.policy.model import Kind, Mode, Policy
+from microagent.policy.model import Kind, Mode, Policy, Verb
 from microagent.wire.dns import QType, Rcode, build_upstream_query
 
 METADATA: Final = "169.254.169.254"
@@ -25,9 +25,15 @@ METADATA: Final = "169.254.169.254"
 FOREIGN_RESOLVER: Final = "8.8.8.8"
 # RFC 5737 and RFC 3849: documentation, so nobody's.
 DIRECT: Final = "203.0.113.1"
-_DIRECT_PORT: Final = 80
-_DIRECT: Final = f"{DIRECT}:{_DIRECT_PORT}"
+# RFC 1918, and hardly ever somebody's.
+PRIVATE: Final = "10.255.255.254"
+_PORT: Final = 80
+# What is asked for by TCP and must be closed, where the policy does not open it; and which of it is on record.
+_ADDRESSES: Final = {"metadata": METADATA, "private address": PRIVATE, "direct address": DIRECT}
+_DENIED: Final = {name: f"{_ADDRESSES[name]}:{_PORT}" for name in ("private address", "direct address")}
 _QUIC_PORT: Final = 443
+# Where an allowed host is looked for, by how it shows that it is there: policies name no ports.
+HOST_PORTS: Final = {443: ("TLS", b"\x16"), 80: ("HTTP", b"HTTP/"), 22: ("SSH", b"SSH-")}
 _ETHER_TYPE_IPV6: Final = 0x86DD
 # An ICMPv6 echo request from fe80::2 to all nodes on the guest's wire (RFC 4291 section 2.7.1, RFC 4443 section 4.1),
 # as a frame of its own: a guest without an IPv6 address would send nothing else.
@@ -52,7 +58,6 @@ _RCODE: Final = 3
 _IDENT: Final = 0x6D61
 _IP_HEADER: Final = 20
 _LONGEST: Final = 200
-_RECORD_TYPE_HANDSHAKE: Final = 0x16
 
 _RESTART = "stop and start the workspace: a start writes it anew"
 _HOLE = "stop the workspace, and report this: nothing in a guest can open it"
@@ -71,8 +76,14 @@ class Plan:
 
     @property
     def host(self) -> str:
-        """The first exact entry."""
-        return next((entry.text for entry in self.policy.entries if entry.kind is Kind.EXACT), "")
+        """The first exact entry, one that is intercepted if there is such."""
+        names = [entry.text for entry in self.policy.entries if entry.kind is Kind.EXACT]
+        return next(filter(self._intercepts, names), names[0] if names else "")
+
+    @property
+    def trusting_host(self) -> str:
+        """An allowed host that is intercepted, in guarded mode: nothing is refused there that trust could be tried with."""
+        return self.host if self.mode is Mode.GUARDED and self._intercepts(self.host) else ""
 
     @property
     def questions(self) -> dict[str, str]:
@@ -88,10 +99,9 @@ class Plan:
             "quic": probe.udp(DIRECT, _QUIC_PORT, b"\0"),
             "ipv6": probe.frame("eth0", _ETHER_TYPE_IPV6, _IPV6_ECHO),
         }
-        if not self._opened(METADATA):
-            found["metadata"] = probe.tcp(METADATA, 80)
-        if self.mode is Mode.STRICT and not self._opened(DIRECT):
-            found["direct address"] = probe.tcp(DIRECT, _DIRECT_PORT)
+        for name, address in _ADDRESSES.items():
+            if not self._opened(address) and (address != DIRECT or self.mode is Mode.STRICT):
+                found[name] = probe.tcp(address, _PORT)
         return found
 
     @property
@@ -100,19 +110,23 @@ class Plan:
         found = []
         if not self.host:
             found.append("allowed host: no exact entry names one")
-        if self._opened(METADATA):
-            found.append(f"metadata: the policy opens {METADATA}")
-        if self.mode is not Mode.STRICT:
-            found.append("direct address: guarded mode allows public ones")
-            found.append("trust of each runtime: only what strict mode refuses can be asked for without leaving")
-        elif self._opened(DIRECT):
-            found.append(f"direct address: the policy opens {DIRECT}")
+        for name, address in _ADDRESSES.items():
+            if self._opened(address):
+                found.append(f"{name}: the policy opens {address}")
+            elif address == DIRECT and self.mode is not Mode.STRICT:
+                found.append(f"{name}: guarded mode allows public ones")
+        if self.mode is not Mode.STRICT and not self.trusting_host:
+            found.append("trust of each runtime: no exact allow entry names a host to try it with")
         return found
 
     def concerns(self, record: Mapping[str, Any]) -> bool:
         """Whether a record may be about something that is tried here."""
         names = (self.name, self.host) if self.host else (self.name,)
-        return record.get("qname") in names or record.get("host") in names or record.get("dst") == _DIRECT
+        return record.get("qname") in names or record.get("host") in names or record.get("dst") in _DENIED.values()
+
+    def _intercepts(self, name: str) -> bool:
+        entry = self.policy.match_name(name)
+        return entry is not None and entry.verb is Verb.ALLOW
 
     def _opened(self, address: str) -> bool:
         return self.policy.match_address(ip_address(address)) is not None
@@ -126,7 +140,7 @@ class Facts:
     host's clock around the guest's; `repaired`: the rules were not what they should be; `alive`: the mediator is there.
     `bundles` is how many lines of the CA, of `ca_lines`, each variable's file holds (None: no such file);
     `nameservers` are those of the guest's resolv.conf; `runtimes` is "" for one that trusts, else its last words.
-    `reached` is what an allowed host answered, None where none was asked.
+    `reached` is what an allowed host answered at each port that was tried, None where none was asked.
     """
 
     said: Mapping[str, Said]
@@ -140,7 +154,7 @@ class Facts:
     bundles: Mapping[str, int | None] = field(default_factory=dict)
     nameservers: Sequence[str] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
-    reached: Said | None = None
+    reached: Mapping[int, Said] | None = None
 
 
 def findings(plan: Plan, facts: Facts) -> list[Finding]:
@@ -152,14 +166,18 @@ def findings(plan: Plan, facts: Facts) -> list[Finding]:
     found += [_foreign(plan, facts), _quic(facts), _ipv6(facts)]
     if "metadata" in facts.said:
         found.append(_metadata(facts))
-    if "direct address" in facts.said:
-        found.append(_direct(facts))
+    found += [_denied(name, where, facts) for name, where in _DENIED.items() if name in facts.said]
     return [dataclasses.replace(one, detail=inert(one.detail)[:_LONGEST]) for one in found]
 
 
 def host_query(host: str) -> bytes:
     """The question for an allowed host's address."""
     return build_upstream_query(_IDENT, host, QType.A)
+
+
+def speaks(port: int, said: Said) -> bool:
+    """Whether that is how a server at one of HOST_PORTS begins."""
+    return said.word == "answer" and said.data.startswith(HOST_PORTS[port][1])
 
 
 def address_of(host: str, records: Iterable[Mapping[str, Any]]) -> str:
@@ -248,13 +266,15 @@ def _runtime(name: str, words: str) -> Finding:
     return Finding(f"ca of {name}", False, words, f"see what CA file {name} is configured with in this image")
 
 
-def _host(plan: Plan, facts: Facts, said: Said) -> Finding:
+def _host(plan: Plan, facts: Facts, reached: Mapping[int, Said]) -> Finding:
     name, fix = "allowed host", f"microagent egress NAME --host {plan.host} says how far it came"
-    if said.word != "answer" or said.data[0] != _RECORD_TYPE_HANDSHAKE:
-        return Finding(name, False, f"{plan.host}, port 443, TLS: {said}", fix)
+    port = next((port for port, said in reached.items() if speaks(port, said)), None)
+    if port is None:
+        tried = "; ".join(f"port {port}, {HOST_PORTS[port][0]}: {said}" for port, said in reached.items())
+        return Finding(name, False, f"{plan.host}: {tried or 'not resolved'}", fix)
     if not any((one.get("event"), one.get("host")) == ("egress_allow", plan.host) for one in facts.records):
         return Finding(name, False, f"{plan.host}: the guest says so, the mediator has no record of it", _HOLE)
-    return Finding(name, True, f"{plan.host}, port 443, answers TLS")
+    return Finding(name, True, f"{plan.host}, port {port}, answers {HOST_PORTS[port][0]}")
 
 
 def _foreign(plan: Plan, facts: Facts) -> Finding:
@@ -285,12 +305,13 @@ def _closed(name: str, where: str, facts: Facts, wanted: str, counter: str) -> F
     return Finding(name, False, f"{where}: {said}", _HOLE)
 
 
-def _direct(facts: Facts) -> Finding:
-    said, where = facts.said["direct address"], _DIRECT
-    recorded = any((one.get("event"), one.get("dst")) == ("egress_deny", where) for one in facts.records)
+def _denied(name: str, where: str, facts: Facts) -> Finding:
+    """Closed by a decision, be it the mediator's or one that the kernel has from it: it is on record."""
+    said, events = facts.said[name], ("egress_deny", "egress_internal_deny")
+    recorded = any(one.get("event") in events and one.get("dst") == where for one in facts.records)
     if said.word in ("reset", "refused") and recorded:
-        return Finding("direct address", True, f"TCP {where}: reset, and recorded")
+        return Finding(name, True, f"TCP {where}: {said}, and recorded")
     if said.word in ("reset", "refused"):
         fix = "try again; a guest with rules of its own sends nothing"
-        return Finding("direct address", False, f"TCP {where}: {said}, but the mediator has no record of it", fix)
-    return Finding("direct address", False, f"TCP {where}: {said}", _HOLE)
+        return Finding(name, False, f"TCP {where}: {said}, but the mediator has no record of it", fix)
+    return Finding(name, False, f"TCP {where}: {said}", _HOLE)

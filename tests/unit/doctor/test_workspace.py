@@ -7,7 +7,7 @@ import pytest
 
 from microagent.doctor import probe
 from microagent.doctor.probe import Said, answers_untrusted
-from microagent.doctor.workspace import DIRECT, FOREIGN_RESOLVER, METADATA, Facts, Plan, address_of, findings
+from microagent.doctor.workspace import DIRECT, FOREIGN_RESOLVER, METADATA, PRIVATE, Facts, Plan, address_of, findings
 from microagent.errors import Malformed
 from microagent.policy.model import Mode, Policy, Verb
 from microagent.policy.parse import parse_entry
@@ -40,6 +40,7 @@ FINE = Facts(
         "quic": Said("refused"),
         "ipv6": Said("silent"),
         "metadata": Said("refused"),
+        "private address": Said("refused"),
         "direct address": Said("reset"),
     },
     moved={"refused_udp": 1, "drop_ipv6": 1, "refused_inside_tcp": 1},
@@ -47,6 +48,7 @@ FINE = Facts(
         denied("d1", GATEWAY),
         denied("d2", FOREIGN_RESOLVER),
         {"event": "egress_deny", "dst": f"{DIRECT}:80"},
+        {"event": "egress_internal_deny", "dst": f"{PRIVATE}:80"},
         {"event": "egress_allow", "host": "api.ok.test"},
     ],
     before=999.0,
@@ -55,7 +57,7 @@ FINE = Facts(
     bundles={"SSL_CERT_FILE": 9},
     nameservers=[GATEWAY],
     runtimes={"curl": ""},
-    reached=HANDSHAKE,
+    reached={443: HANDSHAKE},
 )
 
 
@@ -66,7 +68,7 @@ def failed(facts: Facts) -> set[str]:
 
 
 def test_all_holds() -> None:
-    assert len(findings(plan("api.ok.test"), FINE)) == 13
+    assert len(findings(plan("api.ok.test"), FINE)) == 14
     assert failed(FINE) == set()
 
 
@@ -81,8 +83,9 @@ def test_all_holds() -> None:
         ("ca of curl", {"runtimes": {"curl": "unable to get local issuer certificate"}}),
         ("resolver", {"nameservers": []}),
         ("resolver", {"nameservers": ["127.0.0.53"]}),
-        ("allowed host", {"reached": Said("reset")}),
-        ("allowed host", {"reached": Said("answer", b"\x15\x03\x03")}),
+        ("allowed host", {"reached": {}}),
+        ("allowed host", {"reached": {443: Said("reset"), 80: Said("closed"), 22: Said("open")}}),
+        ("allowed host", {"reached": {443: Said("answer", b"\x15\x03\x03"), 80: Said("answer", b"SSH-2.0")}}),
         ("clock", {"before": 1010.0, "after": 1011.0}),
         ("clock", {"before": 990.0, "after": 991.0}),
     ],
@@ -109,6 +112,7 @@ def test_what_the_host_sees_fails_its_check(name: str, change: dict[str, Any]) -
         ("ipv6", Said("answer", b"\0")),
         ("metadata", Said("open")),
         ("metadata", Said("silent")),
+        ("private address", Said("open")),
         ("direct address", Said("open")),
         ("direct address", Said("answer", b"SSH-2.0")),
     ],
@@ -119,8 +123,25 @@ def test_what_the_guest_says_fails_its_check(name: str, said: Said) -> None:
 
 def test_a_guest_that_sent_nothing_is_not_believed() -> None:
     facts = dataclasses.replace(FINE, moved={}, records=[])
-    closed = {"quic", "ipv6", "metadata", "direct address", "foreign resolver", "resolver", "allowed host"}
-    assert failed(facts) == closed
+    closed = {"quic", "ipv6", "metadata", "private address", "direct address"}
+    assert failed(facts) == closed | {"foreign resolver", "resolver", "allowed host"}
+
+
+def test_a_host_without_tls_may_speak_something_else() -> None:
+    for port, words in ((80, b"HTTP/1.1 200"), (22, b"SSH-2.0")):
+        facts = dataclasses.replace(FINE, reached={443: Said("reset"), port: Said("answer", words)})
+        assert failed(facts) == set()
+        (found,) = (one for one in findings(plan("api.ok.test"), facts) if one.name == "allowed host")
+        assert f"port {port}, answers" in found.detail
+
+
+def test_the_host_that_is_asked_is_an_intercepted_one_if_there_is_such() -> None:
+    pinned = parse_entry(Verb.PASSTHROUGH, "pinned.ok.test", "a test")
+    listed = parse_entry(Verb.ALLOW, "api.ok.test", "a test")
+    assert Plan(Mode.GUARDED, Policy((pinned,)), NAME).host == "pinned.ok.test"
+    assert Plan(Mode.GUARDED, Policy((pinned,)), NAME).trusting_host == ""
+    assert Plan(Mode.GUARDED, Policy((pinned, listed)), NAME).trusting_host == "api.ok.test"
+    assert Plan(Mode.STRICT, Policy((pinned, listed)), NAME).trusting_host == ""
 
 
 def test_words_of_the_guest_are_inert_and_short() -> None:
@@ -132,9 +153,10 @@ def test_words_of_the_guest_are_inert_and_short() -> None:
 def test_what_the_policy_opens_is_not_tried() -> None:
     assert plan("api.ok.test").untried == []
     assert "direct address" not in plan("api.ok.test", mode=Mode.GUARDED).questions
-    opened = plan(METADATA, f"{DIRECT}/32")
-    assert not opened.questions.keys() & {"metadata", "direct address"}
-    assert [line.partition(":")[0] for line in opened.untried] == ["allowed host", "metadata", "direct address"]
+    opened = plan(METADATA, f"{DIRECT}/32", "10.0.0.0/8")
+    untried = ["metadata", "private address", "direct address"]
+    assert not opened.questions.keys() & set(untried)
+    assert [line.partition(":")[0] for line in opened.untried] == ["allowed host", *untried]
 
 
 def test_records_that_matter() -> None:
