@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def trusting_host(self) -> str:
-        """An allowed host that is intercepted, in guarded mode: nothing is refused there that trust could be tried with."""
+        """In guarded mode, where no refusal is there to try trust with: an allowed host that is intercepted."""
         return self.host if self.mode is Mode.GUARDED and self._intercepts(self.host) else ""
 
     @property
