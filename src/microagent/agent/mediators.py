@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -45,6 +45,10 @@ _READY_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 # Counters are read at most this often, however much is dropped.
 _COUNT_SECONDS = 1.0
+# What a mediator says is a few words, and an answer to one of ours. One that says more is not ours any more: it has
+# to do with hostile bytes all its life, and the agent has not.
+_LONGEST_ANSWER = 64 << 10
+_UNREAD_ANSWERS = 16
 
 
 class Nursery:
@@ -125,7 +129,8 @@ class Mediator:
         self._counters = counters
         self._greeting: Message = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._answers: asyncio.Queue[Message] = asyncio.Queue(_UNREAD_ANSWERS)
+        self._counting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = ""
 
@@ -134,8 +139,12 @@ class Mediator:
         """Take over one that an earlier agent started; HostError when it does not answer in `place`."""
         mediator = cls(pid, connect(place, _LINE), counters)
         await mediator.start()
-        told = mediator._greeting.get("totals", {})
-        await asyncio.to_thread(counters.count_from, {name: (int(p), int(size)) for name, (p, size) in told.items()})
+        try:
+            told = {name: (int(p), int(size)) for name, (p, size) in mediator._greeting.get("totals", {}).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            mediator.kill()
+            raise HostError("the mediator's counts are none") from error
+        await asyncio.to_thread(counters.count_from, told)
         await mediator._tell_counts()
         return mediator
 
@@ -194,16 +203,16 @@ class Mediator:
     # --- the line
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        messages = Assembler()
+        messages = Assembler(_LONGEST_ANSWER)
         try:
             while data := await reader.read(1 << 16):
                 for message in messages.feed(data):
-                    if "counts" in message:
-                        self._keep(self._count())
-                    else:
+                    if "counts" not in message:
                         self._answers.put_nowait(message)
-        except OSError:
-            pass
+                    elif self._counting is None or self._counting.done():
+                        self._counting = self._keep(self._count())
+        except (OSError, asyncio.QueueFull) as error:
+            log.warning("mediator does not speak as it should pid=%d reason=%r", self.pid, error)
         assert self._writer is not None  # noqa: S101  (start made it)
         self._writer.close()
         # One that closed its line and lives on is none that anybody answers for.
@@ -212,6 +221,8 @@ class Mediator:
             with contextlib.suppress(TimeoutError):  # it hangs in the kernel, killed
                 await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
             self._process.let_go()
+        while not self._answers.empty():
+            self._answers.get_nowait()
         self._answers.put_nowait({"gone": True})
         self.ended.set_result(self._stopping or "died")
 
@@ -244,10 +255,11 @@ class Mediator:
         self._writer.write(encode(message))
         await self._writer.drain()
 
-    def _keep(self, work: Any) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _environment() -> dict[str, str]:

@@ -97,25 +97,37 @@ def open_letter(fd: int) -> Message:
 class Assembler:
     """Messages out of chunks as they come, for ends that never block."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_MESSAGE) -> None:
+        """A message has `most` bytes at most."""
+        self._most = most
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that `data` completes."""
+        """The messages that `data` completes; ConnectionError for what is none."""
         self._buffer += data
         messages: list[Message] = []
         while len(self._buffer) >= _LENGTH.size:
-            end = _LENGTH.size + _checked_length(bytes(self._buffer[: _LENGTH.size]))
+            end = _LENGTH.size + _checked_length(bytes(self._buffer[: _LENGTH.size]), self._most)
             if len(self._buffer) < end:
                 break
-            messages.append(json.loads(self._buffer[_LENGTH.size : end]))
+            messages.append(_parsed(bytes(self._buffer[_LENGTH.size : end])))
             del self._buffer[:end]
         return messages
 
 
-def _checked_length(head: bytes) -> int:
+def _parsed(data: bytes) -> Message:
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConnectionError("a message that is not JSON") from error
+    if not isinstance(message, dict):
+        raise ConnectionError("a message that is no object")
+    return message
+
+
+def _checked_length(head: bytes, most: int = MAX_MESSAGE) -> int:
     (length,) = _LENGTH.unpack(head)
-    if length > MAX_MESSAGE:
+    if length > most:
         raise ConnectionError(f"a message of {length} bytes")
     return int(length)
 
