@@ -1,5 +1,6 @@
 """The agent's configuration file, decoded strictly: an unknown key or a wrong type is an error with its place."""
 
+from collections.abc import Mapping as Ranges
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,24 @@ from urllib.parse import urlsplit
 from microagent.api.documents import Mapping, decode, unknown
 from microagent.api.limits import DEFAULT_LIMITS, RANGES, Limits
 from microagent.errors import HostError, PolicyError
+from microagent.guests.workshop import DEFAULT_BOUNDS, Bounds
+from microagent.guests.workshop import RANGES as IMAGE_RANGES
 from microagent.policy.addresses import Network
 from microagent.policy.model import Verb
 from microagent.policy.parse import parse_entry
 
 DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
-_NO_PATHS = ("upstream_ca", "private", "limits", "metrics", "otlp")
+_NO_PATHS = ("upstream_ca", "private", "limits", "images", "metrics", "otlp")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """Where things are, and what a workspace may take.
 
-    All paths are absolute; `upstream_ca` are PEM files trusted besides the system's roots; `private` are networks of
-    the operator's that count as private (contract 4), besides those of the table; `metrics` is a loopback address and
-    port or the path of a unix socket, "" for none. Records are also sent to the `syslog` socket and the `otlp` URL.
+    All paths are absolute; `images` bounds the making of an image; `upstream_ca` are PEM files trusted besides the
+    system's roots; `private` are networks of the operator's that count as private (contract 4), besides those of the
+    table; `metrics` is a loopback address and port or the path of a unix socket, "" for none. Records are also sent to
+    the `syslog` socket and the `otlp` URL.
     """
 
     state_dir: Path = Path("/var/lib/microagent")
@@ -33,6 +37,7 @@ class Config:
     guest_dir: Path = Path("/var/cache/microagent/guest")
     private: tuple[Network, ...] = ()
     limits: Limits = DEFAULT_LIMITS
+    images: Bounds = DEFAULT_BOUNDS
     metrics: str = ""
     syslog: Path | None = None
     otlp: str = ""
@@ -54,7 +59,9 @@ def load(file: Path | None) -> Config:
     if "private" in document.values:
         config = replace(config, private=_networks(document, "private"))
     if "limits" in document.values:
-        config = replace(config, limits=_limits(document))
+        config = replace(config, limits=Limits(**_numbers(document, "limits", RANGES)))
+    if "images" in document.values:
+        config = replace(config, images=Bounds(**_numbers(document, "images", IMAGE_RANGES)))
     if "metrics" in document.values:
         config = replace(config, metrics=_metrics(document))
     if "otlp" in document.values:
@@ -122,18 +129,18 @@ def _otlp(document: Mapping) -> str:
     return str(value)
 
 
-def _limits(document: Mapping) -> Limits:
-    value = document.values["limits"]
+def _numbers(document: Mapping, key: str, ranges: Ranges[str, tuple[int, int]]) -> dict[str, int]:
+    value = document.values[key]
     if not isinstance(value, dict):
-        raise PolicyError((document.problem("limits", "limits is not a mapping"),))
+        raise PolicyError((document.problem(key, f"{key} is not a mapping"),))
     problems = []
     for name, number in value.items():
-        if name not in RANGES:
-            what, hint = unknown(name, RANGES)
-            problems.append(document.problem("limits", f"in limits: {what}", hint))
-        elif type(number) is not int or not RANGES[name][0] <= number <= RANGES[name][1]:
-            least, most = RANGES[name]
-            problems.append(document.problem("limits", f"limits.{name} is not a whole number from {least} to {most}"))
+        if name not in ranges:
+            what, hint = unknown(name, ranges)
+            problems.append(document.problem(key, f"in {key}: {what}", hint))
+        elif type(number) is not int or not ranges[name][0] <= number <= ranges[name][1]:
+            least, most = ranges[name]
+            problems.append(document.problem(key, f"{key}.{name} is not a whole number from {least} to {most}"))
     if problems:
         raise PolicyError(tuple(problems))
-    return Limits(**value)
+    return value

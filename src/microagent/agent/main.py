@@ -124,7 +124,7 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         stack.callback(seals.close)
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         outbox = Outbox(config)
-        images = ImageStore(config.state_dir / "images", config.guest_dir / "images")
+        images = ImageStore(config.state_dir / "images", config.guest_dir / "images", config.images)
         await asyncio.to_thread(images.sweep)
         services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals, outbox)
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))

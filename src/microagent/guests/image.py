@@ -26,6 +26,8 @@ from microagent.guests.shelf import Shelf, Stored
 from microagent.guests.skopeo import PULLERS, Access, Pull
 from microagent.guests.tools import remove_tree
 from microagent.guests.workshop import (
+    DEFAULT_BOUNDS,
+    SIZE_HINT,
     Bounds,
     Report,
     open_workshop,
@@ -60,10 +62,10 @@ class Listed:
 class ImageStore:
     """Images under `directory`; `builtin` is where those are that came with the kernel (guest_dir/images)."""
 
-    def __init__(self, directory: Path, builtin: Path | None = None, bounds: Bounds | None = None) -> None:
+    def __init__(self, directory: Path, builtin: Path | None = None, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self._directory = directory
         self._builtin = builtin
-        self._bounds = bounds or Bounds()
+        self._bounds = bounds
         self._shelf = Shelf(directory)
         self._maker = Maker(self._shelf)
         self._pullers = cycle(PULLERS)
@@ -210,7 +212,7 @@ class ImageStore:
             found = await pull.look_up()
             if found.size > self._bounds.image_bytes:
                 what = f"{reference} is {size(found.size)}B, larger than {size(self._bounds.image_bytes)}B"
-                raise HostError(what, "no image may be")
+                raise HostError(what, SIZE_HINT)
             async with self._alone(found.digest, report):
                 ready = self._shelf.find(found.digest)
                 if ready is None:

@@ -18,7 +18,7 @@ from microagent.guests.local import Archive, Layout, Rootfs, chosen_of, config_o
 from microagent.guests.oci import ImageConfig
 from microagent.guests.shelf import ROOTFS, Shelf, Stored
 from microagent.guests.skopeo import TAG, write_shadow
-from microagent.guests.workshop import PLACE, READING, UNPACKING, Step, Workshop
+from microagent.guests.workshop import FILES_HINT, PLACE, READING, SIZE_HINT, UNPACKING, Step, Workshop
 
 _TREE = "rootfs"
 
@@ -87,11 +87,9 @@ class Maker:
     async def _write_disk(self, shop: Workshop, bench: Path, tree: str, measured: Tree, caller: Caller) -> None:
         if measured.size > shop.bounds.image_bytes:
             what = f"the image is {size(measured.size)}B, larger than {size(shop.bounds.image_bytes)}B"
-            raise HostError(what, "no image may be")
+            raise HostError(what, SIZE_HINT)
         if measured.inodes > shop.bounds.files:
-            raise HostError(
-                f"the image has {measured.inodes} files, more than {shop.bounds.files}", "no image may have"
-            )
+            raise HostError(f"the image has {measured.inodes} files, more than {shop.bounds.files}", FILES_HINT)
         step = Step("building", measured.size, watch=ROOTFS)
         command = image_disk_command(tree, measured, ROOTFS)
         await shop.run(bench, step, *command, caller=caller, capabilities=READING)

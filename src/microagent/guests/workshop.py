@@ -53,6 +53,18 @@ class Bounds:
     stall_seconds: float = 120
 
 
+DEFAULT_BOUNDS = Bounds()
+
+SIZE_HINT = "agent.yaml says how large one may be, in `images: image_bytes`"
+FILES_HINT = "agent.yaml says how many it may have, in `images: files`"
+# What agent.yaml may say of them: the least lets a small image through, the most is what Linux can count.
+RANGES: Mapping[str, tuple[int, int]] = {
+    "image_bytes": (1 << 20, (1 << 63) - 1),
+    "files": (100, 1 << 62),
+    "reserve_bytes": (0, 1 << 62),
+    "stall_seconds": (1, 86400),
+}
+
 # Phase, bytes done, bytes in all (None where that is not known).
 Report = Callable[[str, int, int | None], None]
 
@@ -164,9 +176,9 @@ class Workshop:
 
     def _check_size(self, size: int, files: int) -> None:
         if size > self.bounds.image_bytes:
-            raise HostError(f"the image is larger than {size_text(self.bounds.image_bytes)}B", "no image may be")
+            raise HostError(f"the image is larger than {size_text(self.bounds.image_bytes)}B", SIZE_HINT)
         if files > self.bounds.files:
-            raise HostError(f"the image has more than {self.bounds.files} files", "no image may have")
+            raise HostError(f"the image has more than {self.bounds.files} files", FILES_HINT)
 
 
 def _check_promise(step: Step, done: int) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ pytestmark = pytest.mark.kernel
 
 
 class Agent:
-    """An agent with directories under `home` and one small image named "tiny"."""
+    """An agent with directories under `home` and one small image named "tiny", run by `wrapper` if there is one."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, wrapper: Sequence[str] = ()) -> None:
         self.home = home
+        self.wrapper = wrapper
         self.socket = home / "run" / "agent.sock"
         self.state = home / "state"
         image = home / "guest" / "images" / "tiny"
@@ -44,7 +45,8 @@ class Agent:
         self.process = self.spawn()
 
     def spawn(self) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "microagent.cli", "agent", "--config", str(self.home / "agent.yaml")]
+        agent = [sys.executable, "-m", "microagent.cli", "agent", "--config", str(self.home / "agent.yaml")]
+        command = [*self.wrapper, *agent]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:

@@ -7,6 +7,8 @@ import pytest
 from microagent.agent.config import Config, load
 from microagent.api.limits import RANGES, Limits
 from microagent.errors import HostError, PolicyError
+from microagent.guests.workshop import RANGES as IMAGE_RANGES
+from microagent.guests.workshop import Bounds
 
 
 def written(path: Path, text: str) -> Path:
@@ -64,6 +66,11 @@ def test_private_networks(tmp_path: Path) -> None:
     assert [str(network) for network in load(file).private] == ["192.0.2.0/24", "2001:db8::/48", "203.0.113.9/32"]
 
 
+def test_bounds_of_images(tmp_path: Path) -> None:
+    file = written(tmp_path / "agent.yaml", "images:\n  image_bytes: 2000000\n  stall_seconds: 5\n")
+    assert load(file).images == Bounds(image_bytes=2000000, stall_seconds=5)
+
+
 def test_limits(tmp_path: Path) -> None:
     file = written(tmp_path / "agent.yaml", "limits:\n  connections: 5\n  tcp_idle_seconds: 60\n")
     assert load(file).limits == Limits(connections=5, tcp_idle_seconds=60)
@@ -78,6 +85,10 @@ def test_limits(tmp_path: Path) -> None:
         ("limits: {connections: true}", "from 1 to"),
         ("limits: {connections: '5'}", "from 1 to"),
         ("limits: {connections: 1, connections: 2}", "twice"),
+        ("images: 5", "not a mapping"),
+        ("images: {file: 5}", "unknown key 'file'"),
+        ("images: {reserve_parts: 5}", "unknown key"),
+        ("images: {image_bytes: 1000}", "images.image_bytes is not a whole number from 1048576 to"),
         ("limits: {dial_seconds: 1.5}", "no meaning here"),
     ],
 )
@@ -95,6 +106,8 @@ def test_every_limit_is_documented_with_its_default() -> None:
         documented |= dict(zip((name.strip(" `") for name in names.split(",")), numbers, strict=False))
     for name in RANGES:
         assert documented.get(name) == str(getattr(Limits(), name)), name
+    for name in IMAGE_RANGES:
+        assert documented.get(name) == str(getattr(Bounds(), name)), name
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
