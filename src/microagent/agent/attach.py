@@ -52,7 +52,7 @@ class Attached:
         """What the client asks for."""
         try:
             message = await self.socket.receive_json()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ApiError("invalid", "the client begins with what is not JSON") from error
         if not isinstance(message, dict):
             raise ApiError("invalid", "the client begins with what is no request")
@@ -90,7 +90,7 @@ class Attached:
                         self.command.signal(number)
                 case _:
                     return False
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         return True
 

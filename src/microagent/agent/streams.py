@@ -25,6 +25,8 @@ _LOOK = 0.1
 # Records written to the client at once.
 _BATCH = 256
 _CHUNK = 64 * 1024
+# Digits; more records than this nobody has.
+_LONGEST_LIMIT = 9
 # The answer of a request that has begun: what fails from then on can only be cut off.
 BEGUN = "begun"
 
@@ -146,6 +148,6 @@ def _limit(query: Mapping[str, str]) -> int | None:
     text = query.get("limit")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise ApiError("invalid", "limit is not a number")
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_LIMIT):
+        raise ApiError("invalid", f"limit is not a number of {_LONGEST_LIMIT} digits at most")
     return int(text)

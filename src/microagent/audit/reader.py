@@ -96,10 +96,10 @@ def moment(text: str, now: datetime) -> datetime:
             return today if today <= now else today - timedelta(days=1)
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         hint = "write 10m, 2h30m or 7d, or a time in UTC: 15:04, 2026-01-31, 2026-01-31T15:04:05Z"
         raise ApiError("invalid", f"{text!r} is neither a duration nor a time", hint) from None
-    return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
 
 
 def duration(text: str) -> timedelta:

@@ -154,4 +154,7 @@ def _time(value: object) -> datetime:
     time = datetime.fromisoformat(value)
     if time.tzinfo is None:
         raise ValueError("until: a time without its zone")
-    return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("until: not a time in UTC") from None
