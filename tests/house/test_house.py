@@ -63,3 +63,9 @@ def test_every_promise_in_the_readme_has_its_test() -> None:
         assert (ROOT / path).exists(), path
         if test:
             assert f"def {test}(" in (ROOT / path).read_text(), (path, test)
+
+
+def test_the_tests_that_docs_name_are_there() -> None:
+    named = set(re.findall(r"`(?:tests/)?((?:[a-z0-9]+/)+[a-z_0-9]+\.py)`", (ROOT / "docs/security.md").read_text()))
+    assert len(named) > 30
+    assert not [name for name in named if not (ROOT / "tests" / name).exists()]

@@ -5,6 +5,7 @@ and the guest starts only on a tap that is up. A start that cannot enforce does 
 """
 
 import asyncio
+import logging
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -32,13 +33,15 @@ from microagent.host.cgroup import Bounds
 from microagent.host.links import host_addresses
 from microagent.host.network import Network
 from microagent.host.ruleset import Steering
-from microagent.pki.ca import create_ca
+from microagent.pki.ca import Issuer, create_ca
 from microagent.policy.model import Mode
 from microagent.policy.parse import entries_to_json
 from microagent.workspace.egress import Egress
 from microagent.workspace.files import ensure_directory
 from microagent.workspace.record import Record
 from microagent.workspace.store import EGRESS, OVERLAY
+
+log = logging.getLogger(__name__)
 
 # Certificates last 30 days and are renewed at start (contract 7.6); younger ones are kept, since guests trust them.
 _CA_AGE = timedelta(days=15)
@@ -261,9 +264,19 @@ def _image(services: Services, record: Record) -> Image:
 
 def _renewed(services: Services, record: Record) -> Record:
     now = datetime.now(UTC)
-    if now - datetime.fromisoformat(record.ca_made) < _CA_AGE:
+    if now - datetime.fromisoformat(record.ca_made) < _CA_AGE and _is_whole(services, record.name):
         return record
     return services.store.renew_ca(record, create_ca(record.name, now), timestamp(now))
+
+
+def _is_whole(services: Services, name: str) -> bool:
+    """Whether its CA can sign; one that cannot is made anew, like an old one: the guest learns of it at its start."""
+    try:
+        Issuer(*services.store.ca(name))
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        log.warning("CA damaged, made anew workspace=%s reason=%r", name, str(error))
+        return False
+    return True
 
 
 async def _ready(guest: Guest) -> None:

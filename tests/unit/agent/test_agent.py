@@ -22,6 +22,7 @@ from microagent.api.messages import EGRESS as EGRESS_OF_ALL
 from microagent.api.messages import RUN, WORKSPACES, workspace_path
 from microagent.errors import ApiError
 from microagent.guests.caller import Caller
+from microagent.pki.ca import Issuer
 from microagent.workspace.store import EGRESS
 
 # The agent refuses to run as anybody else; no test here makes a namespace.
@@ -112,6 +113,14 @@ def test_refusals_have_their_code(agent: Agent, method: str, path: str, body: ob
     assert (caught.value.code, bool(caught.value.what)) == (code, True)
 
 
+@pytest.mark.parametrize("body", ["[" * 200_000, '{"name":' * 200_000, "\xff", "", "[]", "null", '{"name": 1e999}'])
+def test_what_is_no_request_is_refused_and_no_fault(agent: Agent, body: str) -> None:
+    asked = ["curl", "-sS", "--unix-socket", str(agent.socket), "--data-binary", "@-", f"http://agent{WORKSPACES}"]
+    done = subprocess.run(asked, input=body.encode("latin-1"), capture_output=True, check=False)
+    assert json.loads(done.stdout)["error"]["code"] == "invalid"
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+
+
 def test_a_taken_name_and_a_wrong_state_are_conflicts(agent: Agent) -> None:
     agent.create("a")
     for path, body in ((WORKSPACES, {"name": "a", "image": "tiny"}), (workspace_path("a", "stop"), None)):
@@ -162,6 +171,33 @@ def test_a_start_that_cannot_be_leaves_nothing(agent: Agent) -> None:
     assert (found["state"], found["guest_pid"], found["mediator_pid"]) == ("failed", None, None)
     run = agent.home / "run"
     assert [*(run / "netns").iterdir(), *(run / "workspaces").iterdir()] == []
+
+
+@pytest.mark.parametrize("damage", ["ca.pem cut", "ca-key.pem cut", "ca-key.pem gone", "ca-key.pem another's"])
+def test_a_damaged_ca_is_made_anew_at_the_start(agent: Agent, damage: str) -> None:
+    """As far as a start comes without a kernel: its mediator took the CA."""
+    name, _, what = damage.partition(" ")
+    for workspace in ("a", "b"):
+        agent.create(workspace)
+    files = [agent.state / "workspaces" / "a" / file for file in ("ca.pem", "ca-key.pem")]
+    before = [file.read_bytes() for file in files]
+    damaged = agent.state / "workspaces" / "a" / name
+    if what == "cut":
+        os.truncate(damaged, 100)
+    elif what == "gone":
+        damaged.unlink()
+    else:
+        damaged.write_bytes((agent.state / "workspaces" / "b" / name).read_bytes())
+    made = []
+    for _ in range(2):
+        with pytest.raises(ApiError, match="cannot be opened"):
+            agent.ask("POST", workspace_path("a", "start"))
+        made.append([file.read_bytes() for file in files])
+    Issuer(*made[0])
+    assert not set(made[0]) & set(before)
+    # Once, and not at each start.
+    assert made[1] == made[0]
+    assert files[1].stat().st_mode & 0o777 == 0o600
 
 
 def test_an_attached_run_that_cannot_start_is_an_error_and_gone(agent: Agent) -> None:
