@@ -1,4 +1,4 @@
-"""The smuggling corpus through the mediator, to servers of seven parsers: they read the requests on record, no others.
+"""The smuggling corpus through the mediator, to servers of eight parsers: they read the requests on record, no others.
 
 What the mediator refuses goes to nobody, whoever listens; so all cases are tried on one server, and those of which
 anything goes on are tried on all of them. Three stand behind proxies of other people's, which read the bytes first.
@@ -28,7 +28,7 @@ from microagent.demo.oracle import Destination, Oracle
 pytestmark = pytest.mark.kernel
 
 PLAIN = 8000
-DIRECT = {"plain": PLAIN, "h11": 8001, "aiohttp": 8002}
+DIRECT = {"plain": PLAIN, "h11": 8001, "aiohttp": 8002, "deaf": 8004}
 PURE = 8003
 BEHIND = {"nginx": 8010, "haproxy": 8011, "apache": 8012}
 PORTS = (*DIRECT.values(), PURE, *BEHIND.values())

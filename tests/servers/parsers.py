@@ -1,6 +1,7 @@
 """HTTP/1.1 servers by several parsers, which write down what they read: `parsers.py PEM ADDRESS LOG KIND:PORT...`.
 
-KIND is `plain` (the standard library's http.server, with a body read as simple programs read it), `h11` or `aiohttp`
+KIND is `plain` (the standard library's http.server, with a body read as simple programs read it), `deaf` (the same, but
+the body of anything but POST and PUT is left unread, as http.server's own programs leave it), `h11` or `aiohttp`
 (llhttp, or its own parser where AIOHTTP_NO_EXTENSIONS is set). A line of LOG is `PORT METHOD TARGET HOST`, in JSON.
 Nothing of it is careful, on purpose: what one of them takes for a request, some server will.
 """
@@ -11,6 +12,8 @@ import logging
 import socketserver
 import sys
 import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -53,6 +56,17 @@ class Plain(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Deaf(Plain):
+    """Reads no body where none is expected: what comes is the next request."""
+
+    def parse_request(self) -> bool:
+        """A head."""
+        good = super().parse_request()
+        if good and self.command not in ("POST", "PUT"):
+            del self.headers["Content-Length"], self.headers["Transfer-Encoding"]
+        return good
+
+
 class PlainServer(socketserver.ThreadingTCPServer):
     """One thread a connection; a client that goes away is no news."""
 
@@ -63,9 +77,9 @@ class PlainServer(socketserver.ThreadingTCPServer):
         """Say nothing."""
 
 
-async def plain(port: int) -> None:
+async def plain(port: int, handler: type[Plain] = Plain) -> None:
     """http.server."""
-    server = PlainServer((ADDRESS, port), Plain)
+    server = PlainServer((ADDRESS, port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
@@ -113,7 +127,12 @@ async def by_aiohttp(port: int) -> None:
 async def main() -> None:
     """Until the process is ended."""
     logging.disable()  # clients that go away in the middle are what this is for
-    kinds = {"plain": plain, "h11": by_h11, "aiohttp": by_aiohttp}
+    kinds: dict[str, Callable[[int], Awaitable[None]]] = {
+        "plain": plain,
+        "deaf": partial(plain, handler=Deaf),
+        "h11": by_h11,
+        "aiohttp": by_aiohttp,
+    }
     for argument in sys.argv[4:]:
         kind, port = argument.split(":")
         await kinds[kind](int(port))

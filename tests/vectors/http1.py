@@ -144,6 +144,17 @@ def _lengths() -> Iterator[tuple[str, bytes]]:
     yield "Range", _get(_OWN, b"Range: bytes=0-\r\n", b"Content-Length: " + real + b"\r\n")
 
 
+def _unread() -> Iterator[tuple[str, bytes]]:
+    for method in (b"GET", b"HEAD", b"OPTIONS", b"DELETE"):
+        for name, fields, body in (
+            ("length", b"Content-Length: %d\r\n" % len(HIDDEN), HIDDEN),
+            ("length, behind a blank line", b"Content-Length: %d\r\n" % (len(HIDDEN) + 2), b"\r\n" + HIDDEN),
+            ("length, not waited for", b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(HIDDEN), HIDDEN),
+            ("chunks", b"Transfer-Encoding: chunked\r\n", b"%x\r\n%s\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)),
+        ):
+            yield f"{method.decode()}, {name}", method + b" /CASE/first HTTP/1.1\r\n" + _OWN + fields + b"\r\n" + body
+
+
 def _codings() -> Iterator[tuple[str, bytes]]:
     ended = b"0\r\n\r\n" + HIDDEN
     for value in (
@@ -264,6 +275,7 @@ CASES = {
         "target": _targets(),
         "line": _lines(),
         "length": _lengths(),
+        "unread": _unread(),
         "coding": _codings(),
         "chunks": _chunks(),
         "fields": _fields(),

@@ -14,13 +14,11 @@ from microagent.audit.record import Event, Record
 from microagent.decision.verdict import Reason, Verdict
 from microagent.errors import Malformed
 from microagent.flows import records
+from microagent.flows.http1_body import Body, Doubt, doubt_of
 from microagent.wire.http1 import (
     DEFAULT_LIMITS,
-    BodyKind,
-    ChunkedBody,
     FamiliarRequests,
     FamiliarResponses,
-    Framing,
     HeadLimits,
     RequestHead,
     ResponseHead,
@@ -64,47 +62,21 @@ class Finish:
 Effect: TypeAlias = ToUpstream | ToGuest | Write | Finish
 
 
-class _Body:
-    """Where a message's body ends; `take` says how many of these bytes belong to it."""
-
-    __slots__ = ("_chunked", "_left", "done")
-
-    def __init__(self, framing: Framing) -> None:
-        self._chunked = ChunkedBody() if framing.kind is BodyKind.CHUNKED else None
-        self._left = framing.length if framing.kind is BodyKind.LENGTH else 0
-        if framing.kind is BodyKind.UNTIL_CLOSE:
-            self._left = -1
-        self.done = self._chunked is None and self._left == 0
-
-    def take(self, data: bytes) -> int:
-        if self._chunked is not None:
-            used, self.done = self._chunked.feed(data)
-            return used
-        if self._left < 0:
-            return len(data)
-        used = min(self._left, len(data))
-        self._left -= used
-        self.done = self._left == 0
-        return used
-
-    def ends_with_connection(self) -> bool:
-        return self._left < 0
-
-
 @dataclass(slots=True)
 class _Exchange:
     """A request that was let through, until its response has ended."""
 
     request: RequestHead
     started: float
-    request_body: _Body
-    response_body: _Body | None = None
+    request_body: Body
+    response_body: Body | None = None
     status: int = 0
     interim: int = 0
     bytes_out: int = 0
     bytes_in: int = 0
     close: bool = False
     response_done: bool = False
+    doubt: Doubt | None = None
 
 
 @dataclass(slots=True)
@@ -227,7 +199,8 @@ class HttpConversation:
         if reason is not None:
             hint = records.hint(verdict) if verdict else ""
             return self._deny(403, reason, request, hint, now)
-        self._exchange = _Exchange(request, now, _Body(request.framing), bytes_out=len(head))
+        doubt = doubt_of(request.method, request.framing)
+        self._exchange = _Exchange(request, now, Body(request.framing), bytes_out=len(head), doubt=doubt)
         self.bytes_out += len(head)
         return [ToUpstream(head), *(self.from_guest(rest, now) if rest else [])]
 
@@ -244,6 +217,8 @@ class HttpConversation:
 
     def _request_body(self, exchange: _Exchange, data: bytes, now: float) -> list[Effect]:
         try:
+            if exchange.doubt is not None:
+                data = exchange.doubt.pass_untrusted(data)
             used = exchange.request_body.take(data)
         except Malformed as fault:
             return self._deny(400, Reason.REQUEST_MALFORMED, exchange.request, fault.what, now)
@@ -307,12 +282,12 @@ class HttpConversation:
                     return effects + self._finish("too many interim responses", now)
                 continue
             exchange.close |= response.close or exchange.request.close
-            exchange.response_body = body = _Body(response.framing)
+            exchange.response_body = body = Body(response.framing)
             return effects + self._response_body(exchange, body, data, now, head)
         return effects
 
     def _response_body(
-        self, exchange: _Exchange, body: _Body, data: bytes, now: float, head: bytes = b""
+        self, exchange: _Exchange, body: Body, data: bytes, now: float, head: bytes = b""
     ) -> list[Effect]:
         try:
             used = body.take(data) if data else 0
@@ -324,7 +299,13 @@ class HttpConversation:
         if not body.done:
             return [ToGuest(passing)] if passing else []
         exchange.response_done = True
-        over = self._finish("unsolicited response", now) if used < len(data) else self._exchange_over(now)
+        if used < len(data):
+            over = self._finish("unsolicited response", now)
+        elif not exchange.request_body.done:
+            # Nor may the rest of the body go on: a server that does not want it takes it for the next request.
+            over = self._finish("answered before the request's end", now)
+        else:
+            over = self._exchange_over(now)
         # The request is on record before the guest has the last of its answer.
         return [*over[:1], ToGuest(passing), *over[1:]] if over else [ToGuest(passing)]
 

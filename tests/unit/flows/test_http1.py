@@ -84,6 +84,46 @@ def test_another_host_on_the_same_connection_is_refused_and_does_not_go_on() -> 
     assert isinstance(effects[-1], Finish)
 
 
+def post(body: bytes, method: bytes = b"POST", length: int | None = None) -> bytes:
+    head = b" /p HTTP/1.1\r\nHost: api.ok.test\r\nContent-Length: %d\r\n\r\n"
+    return method + head % (len(body) if length is None else length) + body
+
+
+def test_a_body_that_a_server_did_not_wait_for_does_not_go_on() -> None:
+    """It would be the next request to a server that answers `Expect: 100-continue`, or a GET, by the head alone."""
+    talk = conversation()
+    assert out(talk.from_guest(post(b"", length=len(GET)), 1.0)) == post(b"", length=len(GET))
+    effects = talk.from_upstream(OK, 1.0)
+    assert back(effects) == OK
+    assert isinstance(effects[-1], Finish)
+    assert not talk.wants_guest
+    talk = conversation()
+    talk.from_guest(post(b"ab", length=4), 1.0)
+    assert back(talk.from_upstream(OK[:-1], 1.0)) == OK[:-1]  # the answer begins early, and ends when it may
+    assert out(talk.from_guest(b"cd", 1.0)) == b"cd"
+    assert not [effect for effect in talk.from_upstream(OK[-1:], 1.0) if isinstance(effect, Finish)]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"OPTIONS"])
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_body_that_is_a_request_is_refused_with_methods_that_have_none(method: bytes, size: int) -> None:
+    """Servers that leave it unread, http.server among them, take it for the next request."""
+    for body in (GET, b"\r\n" + GET, b"POST http://evil.test/ HTTP/1.0\r\n\r\n"):
+        talk, sent, said = conversation(), b"", b""
+        request = post(body, method)
+        for at in range(0, len(request), size):
+            effects = talk.from_guest(request[at : at + size], 1.0)
+            sent, said = sent + out(effects), said + back(effects)
+        assert (sent, said[:13]) == (post(b"", method, len(body)), b"HTTP/1.1 400 ")
+    for body in (b'{"query": "GET / HTTP/1.1"}', b"a=1&b=2", b"\0\1", b"x"):
+        talk, sent = conversation(), b""
+        request = post(body, method)
+        for at in range(0, len(request), size):
+            sent += out(talk.from_guest(request[at : at + size], 1.0))
+        assert sent == request
+        assert not talk.wants_guest
+
+
 def test_a_policy_that_changed_refuses_the_next_request() -> None:
     effects = conversation(refusal(Reason.NAME_NOT_LISTED, "api.ok.test")).from_guest(GET, 1.0)
     assert out(effects) == b""
