@@ -1,7 +1,7 @@
 """What passthrough carries is what was sent, in both directions, to the byte; and ends as it was ended.
 
-Behind the ClientHello, which is what the mediator reads, the two ends here say what they like. BYTES in the environment
-is how many bytes go each way (5 GB have been tried by hand).
+Behind the ClientHello and how the server begins, which the mediator looks at, the two ends here say what they like.
+BYTES in the environment is how many bytes go each way (5 GB have been tried by hand).
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ import pytest
 from tests.escapes.test_tls_names import client_hello
 from tests.kernel.conftest import MakeWorkspace
 from tests.kernel.workspace import Record, Workspace
+from tests.unit.wire.hellos import hello, server_name
 
+from microagent.api.limits import Limits
 from microagent.demo import world
 from microagent.demo.internet import Internet
 from microagent.demo.oracle import Destination, Oracle
@@ -30,6 +32,7 @@ NAME = "h2.ok.test"
 TLS = Destination("tcp", world.PROGRAMS, 443)
 BYTES = int(os.environ.get("BYTES", "100_000_000"))
 _BLOCK = os.urandom(1 << 20)
+_ANSWER = b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03and so on"
 # What two hops of socket buffers, a pipe and a tap's queue may hold; far less than what would be held without a limit.
 _HELD = 40_000_000
 _PATIENCE = 60.0
@@ -37,33 +40,53 @@ _PATIENCE = 60.0
 
 @dataclass
 class Ends:
-    """The two far ends of one connection through the mediator, the ClientHello said and heard."""
+    """The two far ends of one connection through the mediator, the ClientHello said and heard; `answer`: answered."""
 
     lab: Workspace
     guest: socket.socket
     server: socket.socket
     hello: int
+    answer: int = 0
 
     def closed(self) -> Record:
         """The record of its end."""
         return self.lab.wait_for("egress_close", host=NAME)
 
 
-@pytest.fixture
-def ends(internet: Internet, workspace: MakeWorkspace, oracle: Oracle) -> Iterator[Ends]:
-    lab = workspace(passthrough=[NAME])
+@contextmanager
+def joined(internet: Internet, lab: Workspace, data: bytes, buffer: int = 0) -> Iterator[Ends]:
+    """`data` said by the guest and heard by the server, who takes `buffer` bytes at a time if that is set."""
     assert lab.guest.dig("+short", NAME).strip() == world.PROGRAMS
-    hello = client_hello(NAME)
     with ExitStack() as stack:
         listener = stack.enter_context(internet.far.run(lambda: socket.create_server((world.PROGRAMS, 443))))
+        if buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         listener.settimeout(_PATIENCE)
         guest = stack.enter_context(lab.guest.call(lambda: socket.create_connection((world.PROGRAMS, 443))))
-        guest.sendall(hello)
+        guest.sendall(data)
         server = stack.enter_context(listener.accept()[0])
         for end in (guest, server):
             end.settimeout(_PATIENCE)
-        assert exactly(server, len(hello)) == hello
-        yield Ends(lab, guest, server, len(hello))
+        assert exactly(server, len(data)) == data
+        yield Ends(lab, guest, server, len(data))
+
+
+@pytest.fixture
+def unanswered(internet: Internet, workspace: MakeWorkspace, oracle: Oracle) -> Iterator[Ends]:
+    # A second of patience for who is half closed, and a hello that no socket takes at once.
+    lab = workspace(passthrough=[NAME], limits=Limits(half_closed_seconds=1))
+    with joined(internet, lab, hello((51, bytes(60000)), server_name((0, NAME.encode()))), 4096) as made:
+        yield made
+    assert oracle.leaks({TLS}, {NAME}) == ()
+
+
+@pytest.fixture
+def ends(internet: Internet, workspace: MakeWorkspace, oracle: Oracle) -> Iterator[Ends]:
+    with joined(internet, workspace(passthrough=[NAME]), client_hello(NAME)) as made:
+        made.server.sendall(_ANSWER)
+        assert exactly(made.guest, len(_ANSWER)) == _ANSWER
+        made.answer = len(_ANSWER)
+        yield made
     assert oracle.leaks({TLS}, {NAME}) == ()
 
 
@@ -111,7 +134,7 @@ def test_both_directions_at_once_carry_what_was_sent(ends: Ends) -> None:
     carry(ends.server, ends.guest, BYTES)
     out.join()
     closed = ends.closed()
-    assert (closed["bytes_out"], closed["bytes_in"]) == (ends.hello + BYTES, BYTES)
+    assert (closed["bytes_out"], closed["bytes_in"]) == (ends.hello + BYTES, ends.answer + BYTES)
     assert (closed["tls"], closed["why"]) == ("passthrough", "closed")
 
 
@@ -122,7 +145,7 @@ def test_the_end_of_one_direction_leaves_the_other_open(ends: Ends, first: str) 
     carry(other, one, 3_000_003)
     closed = ends.closed()
     sizes = {"guest": (1_000_001, 3_000_003), "server": (3_000_003, 1_000_001)}[first]
-    assert (closed["bytes_out"] - ends.hello, closed["bytes_in"]) == sizes
+    assert (closed["bytes_out"] - ends.hello, closed["bytes_in"] - ends.answer) == sizes
     assert closed["why"] == "closed"
 
 
@@ -137,7 +160,43 @@ def test_a_reset_is_a_reset_on_the_other_side(ends: Ends, who: str) -> None:
         other.recv(1)
     closed = ends.closed()
     assert closed["why"].startswith("reset")
-    assert closed["bytes_out"] + closed["bytes_in"] == ends.hello + 13
+    assert closed["bytes_out"] + closed["bytes_in"] == ends.hello + ends.answer + 13
+
+
+def test_who_leaves_before_the_answer_is_gone_on_the_other_side(unanswered: Ends) -> None:
+    unanswered.guest.sendall(b"held back")
+    unanswered.guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    unanswered.guest.close()
+    with pytest.raises(ConnectionResetError):
+        unanswered.server.recv(1)
+    closed = unanswered.closed()
+    assert closed["why"].startswith("reset")
+    assert (closed["bytes_out"], closed["bytes_in"]) == (unanswered.hello, 0)
+
+
+def test_a_server_that_hangs_up_instead_of_an_answer(unanswered: Ends) -> None:
+    unanswered.server.close()
+    assert unanswered.guest.recv(1) == b""
+    unanswered.guest.close()
+    closed = unanswered.closed()
+    assert (closed["bytes_out"], closed["bytes_in"]) == (unanswered.hello, 0)
+
+
+def test_a_half_closed_guest_has_its_answer_if_that_comes_in_time(unanswered: Ends) -> None:
+    unanswered.guest.shutdown(socket.SHUT_WR)
+    unanswered.server.sendall(_ANSWER)
+    assert exactly(unanswered.guest, len(_ANSWER)) == _ANSWER
+    assert unanswered.server.recv(1) == b""
+    unanswered.server.close()
+    assert unanswered.guest.recv(1) == b""
+    assert unanswered.closed()["why"] == "closed"
+
+
+def test_nobody_waits_for_ever_for_an_answer_to_a_guest_that_has_left(unanswered: Ends) -> None:
+    unanswered.guest.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionResetError):
+        unanswered.server.recv(1)
+    assert unanswered.closed()["why"] == "half-closed and idle"
 
 
 @pytest.mark.parametrize("who", ["guest", "server"])

@@ -19,9 +19,11 @@ from microagent.decision.leases import Leases
 from microagent.decision.verdict import Reason, Signal, Tls, Verdict, refusal
 from microagent.errors import Malformed
 from microagent.flows import records
+from microagent.flows.second_hello import Refused, SecondHello
 from microagent.flows.vocabulary import (
     Answer,
     AwaitFirstWord,
+    Cut,
     Dial,
     Dialed,
     DialFailed,
@@ -93,6 +95,7 @@ class TcpHead:
         self._deadline = now + sniffing.seconds
         self._silent = True
         self._awaiting = False
+        self._second_hello: SecondHello | None = None
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
         self._candidates: list[tuple[Question, Verdict]] = []
@@ -146,10 +149,9 @@ class TcpHead:
         """What to do now; `now` is monotonic, in seconds."""
         match event:
             case Peeked(data, ended):
-                if self._awaiting:
-                    return self._late_word_untrusted(data, ended, now)
-                self._silent = not data
-                return self._sniffed_untrusted(data, ended, now)
+                return self._peeked_untrusted(data, ended, now)
+            case ServerSpoke(data) if self._second_hello is not None:
+                return self._second_hello.server_spoke_untrusted(data, now)
             case ServerSpoke(data):
                 self._awaiting = False
                 if greets_in_http2_untrusted(data):
@@ -157,6 +159,8 @@ class TcpHead:
                     return [HangUp(), *self._unreadable(Reason.UPGRADE_REFUSED)]
                 return [Splice()]
             case Waited():
+                if self._second_hello is not None:
+                    return self._second_hello_refused(Refused(Reason.NAME_LATE))
                 if self._silent:
                     return self._nameless(Proto.TCP, now)
                 return self._unreadable(Reason.NAME_LATE)
@@ -172,6 +176,15 @@ class TcpHead:
 
     # --- the name
 
+    def _peeked_untrusted(self, data: bytes, ended: bool, now: float) -> list[Effect]:
+        if self._awaiting:
+            return self._late_word_untrusted(data, ended, now)
+        if self._second_hello is not None:
+            found = self._second_hello.guest_spoke_untrusted(data, ended, now)
+            return self._second_hello_refused(found) if isinstance(found, Refused) else found
+        self._silent = not data
+        return self._sniffed_untrusted(data, ended, now)
+
     def _sniffed_untrusted(self, data: bytes, ended: bool, now: float) -> list[Effect]:
         kind = sniff_untrusted(data)
         try:
@@ -180,6 +193,7 @@ class TcpHead:
                     self._proto = Proto.TLS
                     hello = parse_client_hello_untrusted(data)
                     if hello is not None:
+                        self._second_hello = SecondHello(hello, self._sniffing.seconds, self._sniffing.size)
                         self._signals += (Signal.ECH_OFFERED,) if hello.ech else ()
                         self.alpn = tuple(p.decode("ascii") for p in hello.alpn if p in _READABLE)
                         return self._named(hello.sni, now) if hello.sni else self._nameless(Proto.TLS, now)
@@ -322,7 +336,14 @@ class TcpHead:
         if self._silent:
             self._awaiting = True
             return [AwaitFirstWord()]
-        return [Splice()]
+        return [Splice()] if self._second_hello is None else self._second_hello.begin()
+
+    def _second_hello_refused(self, why: Refused) -> list[Effect]:
+        """The connection was allowed and ends here; its own verdict stays what the record of its end is about."""
+        assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
+        host = self.verdict.host if why.host is None else why.host
+        verdict = self._with_signals(refusal(why.reason, host, str(self._destination)))
+        return [self._denial(verdict, why.error), Cut("the second ClientHello was refused")]
 
     def upstream_failed(self, error: str, *, late: bool, asked: bool) -> list[Effect]:
         """The TLS handshake with the server failed: nothing of the guest's was sent, and the guest is told why.
@@ -357,15 +378,18 @@ class TcpHead:
         return self._refuse(refusal(reason, address=str(self._destination)), error)
 
     def _refuse(self, verdict: Verdict, error: str = "") -> list[Effect]:
-        verdict = self._with_signals(verdict)
-        record = records.decision(verdict, dst=self.destination, proto=self.proto, flow=self.ident)
-        if error:
-            record.fields["error"] = error
-        self.verdict = verdict
+        self.verdict = verdict = self._with_signals(verdict)
+        denial = self._denial(verdict, error)
         # Inside TLS the reason can be told too, behind a leaf for the refused name; without a name it cannot.
         if self._proto is not Proto.HTTP and not (self._proto is Proto.TLS and verdict.host):
-            return [Write(record), Reset()]
+            return [denial, Reset()]
         status = 400 if verdict.reason is Reason.REQUEST_MALFORMED else 403
         host = verdict.host or verdict.address
         body = deny_response(status, host, str(verdict.reason), self.ident, records.hint(verdict))
-        return [Write(record), Answer(body)]
+        return [denial, Answer(body)]
+
+    def _denial(self, verdict: Verdict, error: str) -> Write:
+        record = records.decision(verdict, dst=self.destination, proto=self.proto, flow=self.ident)
+        if error:
+            record.fields["error"] = error
+        return Write(record)

@@ -49,7 +49,10 @@ class Looped:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpoke:
-    """The server has said something, or hung up, before the guest said anything; `data` is how it begins, unread."""
+    """The server has said something, or hung up; `data` is how it begins, still unread.
+
+    It was the first to speak, or this is its answer to a `Replay`.
+    """
 
     data: bytes = b""
 
@@ -96,6 +99,34 @@ class AwaitFirstWord:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """Send the first `size` bytes of the guest's on, no more, and tell me how the server answers (`ServerSpoke`)."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Tell me when the server has said more than `seen` bytes, or will say no more."""
+
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Let the guest have the first `size` bytes of the server's, no more."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End what has begun, with resets."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class HangUp:
     """Close the upstream connection, on which nothing was said."""
 
@@ -136,5 +167,19 @@ class Reset:
 
 
 Effect: TypeAlias = (
-    Peek | Resolve | Write | Dial | AwaitFirstWord | HangUp | Splice | Intercept | Inspect | Answer | Reset
+    Peek
+    | Resolve
+    | Write
+    | Dial
+    | AwaitFirstWord
+    | Replay
+    | Listen
+    | Return
+    | Cut
+    | HangUp
+    | Splice
+    | Intercept
+    | Inspect
+    | Answer
+    | Reset
 )

@@ -23,8 +23,10 @@ from microagent.mediator.bounds import Bounds, pace
 from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself, outgoing_socket
 from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
-from microagent.mediator.reactor import HANGUP, IN, ONESHOT, OUT, Timer
+from microagent.mediator.peeker import Peeker
+from microagent.mediator.reactor import OUT, Timer
 from microagent.mediator.relay import ChannelRelay, Conversation
+from microagent.mediator.replay import Replay
 from microagent.mediator.requests import inside_tls, plain
 from microagent.mediator.services import Services
 from microagent.mediator.splice import SpliceRelay
@@ -45,9 +47,8 @@ class Flow:
         self._tell_ended = ended
         self._started = services.reactor.now
         self._timer: Timer | None = None
-        self._seen = 0
-        self._least = 1
-        self._peeking = False
+        self._words = Peeker(services.reactor, self, guest, services.limits.sniff_bytes, self._peeked, self.cut)
+        self._replay: Replay | None = None
         self._relay: SpliceRelay | ChannelRelay | None = None
         self._handshake: Handshake | None = None
         self._talk: Conversation | None = None
@@ -109,6 +110,8 @@ class Flow:
 
     def _run(self, effects: list[v.Effect]) -> None:
         for effect in effects:
+            if self._over:
+                return
             match effect:
                 case v.Write(record):
                     if not self._services.write(record):
@@ -129,12 +132,16 @@ class Flow:
                 case _:
                     self._go_on(effect)
 
-    def _go_on(self, effect: v.AwaitFirstWord | v.Splice | v.Inspect | v.Intercept) -> None:
+    def _go_on(self, effect: v.Effect) -> None:
         """What follows the dial."""
         assert self._upstream is not None  # noqa: S101  (it was dialled)
         match effect:
             case v.AwaitFirstWord():
                 self._await_first_word(self._upstream)
+            case v.Replay() | v.Listen() | v.Return():
+                self._replaying(self._upstream).carry_out(effect)
+            case v.Cut(why):
+                self.cut(why)
             case v.Splice():
                 self._splice(self._upstream)
             case v.Inspect(name):
@@ -146,39 +153,17 @@ class Flow:
     # --- the guest's first bytes
 
     def _peek(self, seen: int, seconds: float) -> None:
-        self._seen = seen
-        # The kernel wakes us only when there is more than what was seen already.
-        self._wake_above(seen)
-        self._watch_guest()
+        self._words.peek(seen)
         self._wait(seconds, lambda: self._tell(v.Waited()))
 
-    def _watch_guest(self) -> None:
-        # Once: what is there stays unread, and the kernel would report it again and again.
-        self._peeking = True
-        self._services.reactor.watch(self._guest.fileno(), IN | ONESHOT, self._peekable, self)
-
-    def _peekable(self, mask: int) -> None:
-        self._peeking = False
-        try:
-            data = self._guest.recv(self._services.limits.sniff_bytes, socket.MSG_PEEK)
-        except BlockingIOError:
-            self._watch_guest()
-            return
-        self._pause()
-        self._tell(v.Peeked(data, ended=not data or bool(mask & HANGUP and len(data) == self._seen)))
+    def _peeked(self, data: bytes, ended: bool) -> None:
+        self._stop_waiting()
+        self._tell(v.Peeked(data, ended))
 
     def _pause(self) -> None:
         """Stop watching the guest: what it sends stays in the kernel."""
         self._stop_waiting()
-        if self._peeking:
-            self._peeking = False
-            self._services.reactor.forget(self._guest.fileno())
-        self._wake_above(0)
-
-    def _wake_above(self, seen: int) -> None:
-        if seen + 1 != self._least:
-            self._least = seen + 1
-            self._guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._least)
+        self._words.pause()
 
     # --- the upstream
 
@@ -223,9 +208,13 @@ class Flow:
 
     def _await_first_word(self, upstream: socket.socket) -> None:
         self._waiting = True
-        limits = self._services.limits
-        FirstWord(self._services.reactor, self, self._guest, upstream, limits.sniff_bytes, self._spoken)
-        if idle := limits.tcp_idle_seconds:
+        size = self._services.limits.sniff_bytes
+        FirstWord(self._services.reactor, self, self._guest, upstream, size, self._spoken)
+        self._bound_idling()
+
+    def _bound_idling(self) -> None:
+        """Before there is a relay, nothing moves."""
+        if idle := self._services.limits.tcp_idle_seconds:
             self._wait(idle, lambda: self._exceeded("tcp_idle_seconds", idle))
 
     def _spoken(self, event: v.Event) -> None:
@@ -233,10 +222,16 @@ class Flow:
         self._pause()
         self._tell(event)
 
-    def _drop_upstream(self) -> None:
+    def _replaying(self, upstream: socket.socket) -> Replay:
+        if self._replay is None:
+            self._replay = Replay(self._services, self, self._guest, upstream, self._tell, self.cut)
+            self._bound_idling()
+        return self._replay
+
+    def _drop_upstream(self, *, reset: bool = False) -> None:
         if self._upstream is not None:
             self._services.reactor.closing(self._upstream.fileno())
-            close_socket(self._upstream)
+            close_socket(self._upstream, reset=reset)
             self._upstream = None
 
     # --- relays
@@ -245,8 +240,9 @@ class Flow:
         services = self._services
         # Of a passthrough it is known that it is TLS, and whose.
         self._opaque = self.head.verdict is not None and self.head.verdict.tls is Tls.NONE
-        half_closed = services.limits.half_closed_seconds
-        relay = SpliceRelay(services.reactor, services.pipes, self._guest, upstream, self._ended, half_closed)
+        self._stop_waiting()
+        idle, so_far = services.limits.half_closed_seconds, self._so_far()
+        relay = SpliceRelay(services.reactor, services.pipes, self._guest, upstream, self._ended, idle, so_far)
         self._relay = relay
         self._bound(relay)
         relay.start()
@@ -258,6 +254,10 @@ class Flow:
         self._relay = relay
         self._bound(relay)
         relay.start()
+
+    def _so_far(self) -> tuple[int, int]:
+        """Bytes that went out and came in before a relay began."""
+        return self._replay.stop() if self._replay is not None else (0, 0)
 
     def _bound(self, relay: SpliceRelay | ChannelRelay) -> None:
         self._bounds = Bounds(self._services.reactor, self._services.limits, relay, self._exceeded)
@@ -359,13 +359,13 @@ class Flow:
         self._stop_waiting()
         if self._handshake is not None:
             self._handshake.stop()
-        self._drop_upstream()
+        self._drop_upstream(reset=reset)
         self._services.reactor.closing(self._guest.fileno())
         close_socket(self._guest, reset=reset)
         self._tell_ended(self)
 
     def _ended_after_allow(self, why: str, *, reset: bool = False) -> None:
-        self._write_close(why, 0, 0)
+        self._write_close(why, *self._so_far())
         self._end(reset=reset)
 
     def _ended(self, why: str) -> None:

@@ -129,7 +129,9 @@ class SpliceRelay:
         upstream: socket.socket,
         closed: Callable[[str], None],
         half_closed_seconds: float,
+        so_far: tuple[int, int],
     ) -> None:
+        """`so_far`: bytes that went out and came in already."""
         self._reactor = reactor
         self._pipes = pipes
         self._guest = guest
@@ -141,6 +143,8 @@ class SpliceRelay:
         self._guest_mask = self._upstream_mask = -1
         self._out = _Way(guest, upstream, pipes.take())
         self._in = _Way(upstream, guest, pipes.take())
+        self._out.total, self._in.total = so_far
+        self._first = self._out if so_far == (0, 0) else self._in
         self._half_closed: Timer | None = None
         self._over = False
 
@@ -155,9 +159,9 @@ class SpliceRelay:
         return self._in.total
 
     def start(self) -> None:
-        """Begin, with what the guest has said already."""
+        """Begin, with what is there already: the guest's first words, or the answer to them."""
         try:
-            self._out.move()
+            self._first.move()
         except OSError as error:
             self.abort(error)
             return

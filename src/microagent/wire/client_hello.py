@@ -7,7 +7,7 @@ forgiven: what OpenSSL, Go or NSS might read differently is Malformed.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from microagent.errors import Malformed
@@ -21,6 +21,8 @@ _MAX_FRAGMENT: Final = 16384
 _MAX_ALPN: Final = 256
 
 _HANDSHAKE: Final = 22
+# change_cipher_spec, alert, application_data
+_BEFORE_SECOND: Final = (20, 21, 23)
 _CLIENT_HELLO: Final = 1
 _HOST_NAME: Final = 0
 _SERVER_NAME: Final = 0
@@ -40,30 +42,45 @@ class ClientHello:
 
     `sni` is canonical (see `hostname`), None when the client named nothing. `alpn` are the raw protocol
     names in the client's order. `ech` is true also for GREASE, which nobody but the server can tell from
-    the real thing.
+    the real thing. `end` is where in the stream the last of its records ends.
     """
 
     sni: str | None
     alpn: tuple[bytes, ...]
     ech: bool
     supported_versions: tuple[int, ...]
+    end: int = field(compare=False)
 
 
-def parse_client_hello_untrusted(data: bytes) -> ClientHello | None:
-    """Return the hello that opens `data`, a client's stream from its start; None if it is not whole yet.
+def parse_client_hello_untrusted(data: bytes, start: int = 0) -> ClientHello | None:
+    """Return the hello at `start` of `data`, a client's stream from its start; None if it is not whole yet.
 
     Bytes in later records are not looked at. Raises only Malformed.
     """
-    body = _unwrap(data)
-    return None if body is None else _parse_body(body)
+    found = _unwrap(data, start)
+    return None if found is None else _parse_body(*found)
 
 
-def _unwrap(data: bytes) -> bytes | None:
-    """Join the handshake fragments of the leading records into the body of one ClientHello."""
+def parse_second_hello_untrusted(data: bytes) -> ClientHello | None:
+    """Return the hello that follows a HelloRetryRequest, `data` being all that the client has sent since the first one.
+
+    What may come before it says nothing of a name: change_cipher_spec (RFC 8446 appendix D.4), early data that the
+    server is going to skip (section 4.2.10), alerts. None if it is not whole yet. Raises only Malformed.
+    """
+    at = 0
+    while len(data) - at >= 5:
+        kind, major, _, length = _RECORD.unpack_from(data, at)
+        if kind not in _BEFORE_SECOND or major != 3:
+            return parse_client_hello_untrusted(data, at)
+        at += 5 + length
+    return None
+
+
+def _unwrap(data: bytes, at: int) -> tuple[bytes, int] | None:
+    """Join the handshake fragments of the records at `at` into the body of one ClientHello; with where they end."""
     fragments: list[bytes] = []
     have = 0
     want = 0  # unknown until the message's own four-byte head is there
-    at = 0
     size = len(data)
     while True:
         if size - at < 5:
@@ -88,7 +105,7 @@ def _unwrap(data: bytes) -> bytes | None:
         if len(fragment) < length:
             return None
         if have == want:
-            return b"".join(fragments)[4:]
+            return b"".join(fragments)[4:], at + length
         at += length
 
 
@@ -107,7 +124,7 @@ def _message_size(head: bytes) -> int:
     return size
 
 
-def _parse_body(body: bytes) -> ClientHello:
+def _parse_body(body: bytes, end: int) -> ClientHello:
     extensions = _extensions(body)
     name = extensions.get(_SERVER_NAME)
     alpn = extensions.get(_ALPN)
@@ -117,6 +134,7 @@ def _parse_body(body: bytes) -> ClientHello:
         alpn=() if alpn is None else _protocols(alpn),
         ech=_ENCRYPTED_CLIENT_HELLO in extensions,
         supported_versions=() if versions is None else _versions(versions),
+        end=end,
     )
 
 

@@ -1,5 +1,6 @@
 """A TCP flow's head, as conversations: what it is told, and what it asks for."""
 
+import hashlib
 import ssl
 from ipaddress import IPv4Address
 
@@ -84,7 +85,84 @@ def test_a_leased_destination_needs_no_second_lookup() -> None:
 def test_passthrough_is_spliced() -> None:
     talk = Talk("allow: .ok.test", "passthrough: pinned.ok.test", leased=(("pinned.ok.test", OK),))
     assert record_of(talk.hears(v.Peeked(hello("pinned.ok.test")))).fields["tls"] == "passthrough"
-    assert talk.hears(v.Dialed()) == [v.Splice()]
+    assert talk.hears(v.Dialed()) == [v.Replay(len(hello("pinned.ok.test")))]
+    assert talk.hears(v.ServerSpoke(b"\x16\x03\x03\x00\x7a\x02")) == [v.Listen(6)]
+    assert talk.hears(v.ServerSpoke(server_hello(bytes(32)))) == [v.Splice()]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\x15\x03\x03\x00\x02\x02\x28", b"SSH-2.0-x\r\n", b"\x16\x03\x03\x00\x7a\x02"]
+)
+def test_a_server_that_does_not_ask_again_is_spliced(answer: bytes) -> None:
+    talk = spoken_to()
+    if answer.startswith(b"\x16"):
+        assert talk.hears(v.ServerSpoke(answer)) == [v.Listen(len(answer))]
+    assert talk.hears(v.ServerSpoke(answer)) == [v.Splice()]
+
+
+def spoken_to() -> Talk:
+    """A passthrough whose server has the first ClientHello."""
+    talk = Talk("passthrough: pinned.ok.test", leased=(("pinned.ok.test", OK),))
+    talk.hears(v.Peeked(hello("pinned.ok.test")))
+    talk.hears(v.Dialed())
+    return talk
+
+
+def server_hello(random: bytes) -> bytes:
+    """As much of one as matters here, in a record."""
+    message = b"\x02\x00\x00\x26\x03\x03" + random + bytes(4)
+    return b"\x16\x03\x03" + len(message).to_bytes(2, "big") + message
+
+
+RETRY = server_hello(hashlib.sha256(b"HelloRetryRequest").digest())
+
+
+def asked_again() -> Talk:
+    talk = spoken_to()
+    behind = b"\x14\x03\x03\x00\x01\x01"
+    assert talk.hears(v.ServerSpoke(RETRY[:20])) == [v.Listen(20)]
+    seconds = DEFAULT_SNIFFING.seconds
+    assert talk.hears(v.ServerSpoke(RETRY + behind)) == [v.Return(len(RETRY)), v.Peek(0, seconds)]
+    return talk
+
+
+def test_a_second_hello_with_the_same_name_goes_on() -> None:
+    talk = asked_again()
+    second = b"\x14\x03\x03\x00\x01\x01" + hello("PINNED.ok.test")
+    assert talk.hears(v.Peeked(second[:100])) == [v.Peek(100, DEFAULT_SNIFFING.seconds)]
+    assert talk.hears(v.Peeked(second)) == [v.Splice()]
+
+
+def test_an_alert_and_the_end_instead_of_a_second_hello_go_on() -> None:
+    assert asked_again().hears(v.Peeked(b"\x15\x03\x03\x00\x02\x02\x2f", ended=True)) == [v.Splice()]
+    assert asked_again().hears(v.Peeked(b"", ended=True)) == [v.Splice()]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "host"),
+    [
+        (v.Peeked(hello("evil.test")), "host_mismatch", "evil.test"),
+        (v.Peeked(hello(None)), "host_mismatch", "pinned.ok.test"),
+        (v.Peeked(b"GET / HTTP/1.1\r\n\r\n"), "hello_malformed", "pinned.ok.test"),
+        (v.Peeked(b"\x17\x03\x03\x40\x00" * 65536), "hello_malformed", "pinned.ok.test"),
+        (v.Waited(), "name_late", "pinned.ok.test"),
+    ],
+)
+def test_any_other_second_hello_ends_the_connection(event: v.Event, reason: str, host: str) -> None:
+    talk = asked_again()
+    effects = talk.hears(event)
+    record = record_of(effects)
+    assert (record.event, record.fields["reason"], record.fields["host"]) == ("egress_deny", reason, host)
+    assert effects[1:] == [v.Cut("the second ClientHello was refused")]
+    assert talk.head.closed("", 1, 1, 1.0, opaque=False).fields["host"] == "pinned.ok.test"
+
+
+def test_tls_to_an_address_is_watched_as_well() -> None:
+    talk = Talk("allow: 203.0.113.10")
+    assert record_of(talk.hears(v.Peeked(hello(None)))).event == "egress_allow"
+    assert talk.hears(v.Dialed()) == [v.Replay(len(hello(None)))]
+    talk.hears(v.ServerSpoke(RETRY))
+    assert record_of(talk.hears(v.Peeked(hello("evil.test")))).fields["reason"] == "host_mismatch"
 
 
 def test_another_destination_than_the_names_own_is_never_dialled() -> None:
@@ -238,7 +316,7 @@ def test_an_entry_does_not_speak_for_the_guests_address_of_a_name_that_does_not_
     by_address = Talk(f"passthrough: {OK}", mode=Mode.GUARDED)
     by_address.hears(v.Peeked(hello("made-up.ok.test")))
     by_address.hears(v.Resolved(()))
-    assert by_address.hears(v.Dialed()) == [v.Splice()]
+    assert by_address.hears(v.Dialed()) == [v.Replay(len(hello("made-up.ok.test")))]
 
 
 def test_every_address_of_the_name_is_tried_and_each_try_is_on_record_first() -> None:

@@ -84,7 +84,7 @@ def receive_all(sock: socket.socket) -> bytes:
 
 def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
     loop = Loop()
-    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0)
+    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0, (0, 0))
     relay.start()
     upload, download = os.urandom(SIZE), os.urandom(SIZE)
 
@@ -109,7 +109,7 @@ def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
 
 def test_a_guest_that_has_gone_both_ways_while_its_bytes_wait_wakes_nobody(ends: Ends) -> None:
     loop, turns = Loop(), 0
-    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0)
+    relay = SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0, (0, 0))
     relay.start()
     turn = loop.reactor.turn
 
@@ -136,7 +136,7 @@ def test_a_guest_that_has_gone_both_ways_while_its_bytes_wait_wakes_nobody(ends:
 
 def test_splice_passes_a_reset_on(ends: Ends) -> None:
     loop = Loop()
-    SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0).start()
+    SpliceRelay(loop.reactor, PipePool(), ends.near_guest, ends.near_server, loop.over, 60.0, (0, 0)).start()
     with loop:
         ends.guest.sendall(b"hello")
         assert ends.server.recv(5) == b"hello"

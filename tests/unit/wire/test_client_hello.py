@@ -57,7 +57,7 @@ def test_early_data_behind_the_hello_is_not_looked_at() -> None:
 def test_all_facts() -> None:
     data = hello(alpn(b"h2", b"http/1.1"), (ECH, b"\x01"), versions(0x0304, 0x3A3A), server_name((0, b"A.Example.")))
     assert parse_client_hello_untrusted(data) == ClientHello(
-        sni="a.example", alpn=(b"h2", b"http/1.1"), ech=True, supported_versions=(0x0304, 0x3A3A)
+        sni="a.example", alpn=(b"h2", b"http/1.1"), ech=True, supported_versions=(0x0304, 0x3A3A), end=len(data)
     )
 
 
@@ -70,8 +70,8 @@ def test_a_name_behind_60_kib_of_key_shares_is_found() -> None:
 
 @pytest.mark.parametrize("extensions", [None, ()])
 def test_no_extensions_is_no_name(extensions: tuple[()] | None) -> None:
-    found = parse_client_hello_untrusted(records(message(body(extensions))))
-    assert found == ClientHello(None, (), False, ())
+    data = records(message(body(extensions)))
+    assert parse_client_hello_untrusted(data) == ClientHello(None, (), False, (), len(data))
 
 
 AMBIGUOUS = {
