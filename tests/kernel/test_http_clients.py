@@ -98,6 +98,30 @@ def test_curl_and_nginx_speak_http2_end_to_end(
     assert oracle.leaks({TLS}, {NAME}) == ()
 
 
+def test_one_connection_for_two_names_of_one_server_is_refused_and_another_is_not(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, tmp_path: Path
+) -> None:
+    """RFC 9113 section 9.1.1. The server's certificate has both names, the minted one has its own alone: a client that
+    coalesces connections sees that, and one that does not look reads a refusal on that stream and goes on."""
+    too = "h2-too.ok.test"
+    lab = workspace(allow=[NAME, too])
+    room = tmp_path / "nginx"
+    room.mkdir()
+    (room / "file").write_text("hello")
+    shown = ("-w", " %{num_connects} %{http_version} %{http_code}\n")
+    again = ("--next", "-sS", "--cacert", str(lab.guest.trust), "--http2", *shown)
+    with nginx(internet, room):
+        done = lab.guest.curl(
+            "--http2", *shown, f"{URL}/file", *again, "-H", f"Host: {too}", "-o", "/dev/null", f"{URL}/file",
+            *again, f"{URL}/file", *again, f"https://{too}/file",
+        )  # fmt: skip
+    assert done.stdout == "hello 1 2 200\n 0 2 403\nhello 0 2 200\nhello 1 2 200\n", done.stderr
+    assert [record["host"] for record in lab.records("egress_request")] == [NAME, NAME, too]
+    assert lab.wait_for("egress_deny", reason="host_mismatch")["host"] == too
+    assert len((room / "access.log").read_text().splitlines()) == 3
+    assert oracle.leaks({TLS}, {NAME, too}) == ()
+
+
 def test_a_refused_name_gets_its_reason_in_http2_from_who_speaks_nothing_else(
     oracle: Oracle, workspace: MakeWorkspace
 ) -> None:

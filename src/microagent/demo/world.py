@@ -61,6 +61,7 @@ ZONE: Final[Zone] = {
     "ssh.ok.test": {"A": [SSH]},
     "time.ok.test": {"A": [TIME]},
     "h2.ok.test": {"A": [PROGRAMS]},
+    "h2-too.ok.test": {"A": [PROGRAMS]},
     "other.test": {"A": [OTHER]},
     "evil.test": {"A": [EVIL], "AAAA": [EVIL_V6]},
     "silent.test": {"A": [SILENT]},
@@ -92,5 +93,5 @@ SITES: Final = (
     Site(WRONG_NAME, ("right-name.test",)),
     Site(PINNED, ("pinned.test",)),
     Site(OTHER, ("other.test",)),
-    Site(PROGRAMS, ("h2.ok.test",), served=False),
+    Site(PROGRAMS, ("h2.ok.test", "h2-too.ok.test"), served=False),
 )
