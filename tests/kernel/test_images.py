@@ -176,7 +176,7 @@ async def test_a_file_is_read_with_its_callers_rights(store: ImageStore, place: 
 
 
 async def test_what_one_user_made_of_a_directory_or_archive_is_not_anothers(store: ImageStore, place: Path) -> None:
-    """The maker's process could have been tampered with by its own user; a layout is checked, and so it is shared."""
+    """The maker's process could have been tampered with by its own user."""
     build(place / "layout", "v1", [write_layer(place / "l.tar", [file("hello", b"world")])])
     (place / "rootfs").mkdir()
     (place / "rootfs/hello").write_text("world")
@@ -184,6 +184,26 @@ async def test_what_one_user_made_of_a_directory_or_archive_is_not_anothers(stor
         run("chmod", "-R", "a+rX", str(place / name))
         digests = {(await store.resolve(str(place / name), caller)).digest for caller in (ROOT, SOMEBODY)}
         assert len(digests) == (1 if shared else 2)
+
+
+async def test_what_one_user_made_of_a_layout_is_not_anothers(
+    store: ImageStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy that skopeo makes with its caller's rights is its caller's to change: by its process's directory."""
+    for name in ("layout", "evil"):
+        build(place / name, "v1", [write_layer(place / f"{name}.tar", [file("whose", name.encode())])])
+        run("chmod", "-R", "a+rX", str(place / name))
+    swap = place / "bin" / "skopeo"
+    swap.parent.mkdir(mode=0o755)
+    swap.write_text(f'#!/bin/sh\n{shutil.which("skopeo")} "$@" && rm -r layout && cp -r {place}/evil layout\n')
+    swap.chmod(0o755)
+    with monkeypatch.context() as tampering:
+        tampering.setenv("PATH", f"{swap.parent}:{os.environ['PATH']}")
+        theirs = await store.resolve(f"oci:{place}/layout:v1", SOMEBODY)
+    assert inside(theirs.rootfs, "cat /whose") == "evil"
+    for caller in (ROOT, Caller(SOMEBODY.uid + 1, SOMEBODY.gid)):
+        image = await store.resolve(f"oci:{place}/layout:v1", caller)
+        assert inside(image.rootfs, "cat /whose") == "layout"
 
 
 async def test_rights_are_given_back(place: Path) -> None:

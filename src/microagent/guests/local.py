@@ -33,7 +33,7 @@ class Rootfs:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An OCI layout. Its mark is its manifest's digest."""
+    """An OCI layout. Its mark is its manifest's digest, and whose the copy is that was made of it."""
 
     path: Path
     manifest: Descriptor
@@ -58,12 +58,12 @@ def inspect(local: Local, caller: Caller) -> Rootfs | Layout | Archive:
             if local.kind is Kind.DOCKER_ARCHIVE:
                 return _archive(local, caller)
             if local.kind is Kind.LAYOUT or (path / "oci-layout").exists():
-                return _layout(path, local.tag)
+                return _layout(path, local.tag, caller)
             if path.is_dir():
                 return _rootfs(path, caller)
             before, colon, tag = local.path.rpartition(":")
             if colon and (Path(before) / "oci-layout").exists():
-                return _layout(Path(before), tag)
+                return _layout(Path(before), tag, caller)
     except Malformed as error:
         raise HostError(f"the image {str(local)!r} cannot be read: {error.what}") from error
     except PermissionError as error:
@@ -86,9 +86,11 @@ def _archive(local: Local, caller: Caller) -> Archive:
     return Archive(local, repr(facts))
 
 
-def _layout(path: Path, tag: str) -> Layout:
+def _layout(path: Path, tag: str, caller: Caller) -> Layout:
     manifest = chosen_of(path, tag)
-    return Layout(path, manifest, manifest.digest, manifest.digest)
+    # The copy is read by its own index, which its user could have changed: it may be whole, and another image.
+    mark = manifest.digest if caller.is_root else f"{caller.uid} {manifest.digest}"
+    return Layout(path, manifest, mark, manifest.digest)
 
 
 def _rootfs(path: Path, caller: Caller) -> Rootfs:
