@@ -41,7 +41,7 @@ int main(int argc, char **argv) {
     }
 }
 """
-_SEARCH = "search corp.example.org example.org\noptions ndots:5\n"
+_SEARCH = "search corp.example.org example.org ok.test\noptions ndots:5\n"
 
 
 @pytest.fixture(scope="module", params=["gcc", "musl-gcc"])
@@ -76,15 +76,17 @@ def test_names_resolve_and_refused_ones_fail_at_once(lab: Lab, client: bytes) ->
 
 
 def test_the_hosts_search_list_is_the_guests_and_names_resolve_with_it(lab: Lab, client: bytes) -> None:
-    names = "api.ok.test evil.test api.ok.test.example.org. api.ok.test.evil.test."
+    names = "api.ok.test api evil.test api.ok.test.example.org. api.ok.test.evil.test."
     before = lab.internet.resolv_conf.read_text()
     lab.internet.resolv_conf.write_text(before + _SEARCH)
     try:
-        script = f"grep -q 'search corp.example.org example.org' /etc/resolv.conf && /tmp/client {names}"
-        allowed, refused, searched, foreign = asked(lab, client, script)
+        script = f"grep -q 'search corp.example.org example.org ok.test' /etc/resolv.conf && /tmp/client {names}"
+        allowed, short, refused, searched, foreign = asked(lab, client, script)
     finally:
         lab.internet.resolv_conf.write_text(before)
     assert (allowed["address"], allowed["failed"]) == (world.API, False)
+    # Listed under the last domain alone: the ones before do not end the search.
+    assert (short["address"], short["failed"]) == (world.API, False)
     assert (refused["failed"], refused["no_such_name"]) == (True, False)
     # What the search list made of a listed name is not there; the same behind a foreign name is refused as ever.
     assert (searched["failed"], searched["no_such_name"]) == (True, True)

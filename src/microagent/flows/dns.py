@@ -177,9 +177,17 @@ class DnsHead:
         return [Write(self._record(Event.DNS_DENY, verdict)), Reply(reply)]
 
     def _from_search_list(self, name: str) -> bool:
-        """Whether it is a listed name with a domain of the search list behind it: api.example.org.corp.test."""
-        asked_for = (name.removesuffix(f".{domain}") for domain in self._search if name.endswith(f".{domain}"))
-        return any(self._engine.policy.match_name(name) is not None for name in asked_for)
+        """Whether a listed name is still to come when the guest's resolver has put a domain of its list behind a word.
+
+        That is the word by itself (api.example.org.corp.test), which comes last, or with a later domain of the list.
+        """
+        for place, domain in enumerate(self._search, 1):
+            if name.endswith(f".{domain}"):
+                word = name.removesuffix(f".{domain}")
+                to_come = (word, *(f"{word}.{later}" for later in self._search[place:]))
+                if any(self._engine.policy.match_name(other) is not None for other in to_come):
+                    return True
+        return False
 
     def _record(self, event: Event, verdict: Verdict | None, **more: object) -> Record:
         query = self._query

@@ -158,3 +158,23 @@ def test_a_search_domain_behind_a_listed_name_does_not_exist_so_that_the_search_
     assert not any(isinstance(effect, Lookup) for effect in effects)
     assert talk.reply(effects).rcode() == rcode
     assert fields(effects)["event"] == "egress_dns_deny"
+
+
+@pytest.mark.parametrize(
+    ("name", "rcode"),
+    [
+        # db.ok.test is listed and comes later: whoever looks for `db` must get there.
+        ("db.corp.example.org", dns.rcode.NXDOMAIN),
+        ("db.rack7.corp.example.org", dns.rcode.NXDOMAIN),
+        ("db.example.net", dns.rcode.REFUSED),  # the last of the list
+        ("db.evil.test", dns.rcode.REFUSED),
+        ("corp.example.org", dns.rcode.REFUSED),
+        ("db", dns.rcode.REFUSED),
+    ],
+)
+def test_a_short_name_that_is_listed_under_a_later_domain_is_searched_for_until_there(name: str, rcode: int) -> None:
+    talk = Talk(search=("corp.example.org", "ok.test", "example.net"))
+    effects = talk.asks(name, use_edns=0)
+    assert not any(isinstance(effect, Lookup) for effect in effects)
+    assert talk.reply(effects).rcode() == rcode
+    assert fields(effects)["event"] == "egress_dns_deny"
