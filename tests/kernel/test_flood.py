@@ -9,7 +9,7 @@ from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 from tests.kernel.conftest import MakeWorkspace
-from tests.kernel.frames import SYN, ether, ip
+from tests.kernel.frames import ether, ip
 from tests.kernel.workspace import Workspace
 
 from microagent.demo import world
@@ -35,7 +35,11 @@ REFUSED = [
     ether() / ip(dst=world.EVIL) / UDP(sport=4000, dport=443) / Raw(b"secret"),
     ether() / ip(dst=world.METADATA) / TCP(sport=4000, dport=80, flags="S"),
 ]
-DROPPED = [ether() / ip(src="10.43.0.9") / SYN, ether() / IPv6(src="fe80::2", dst=world.EVIL_V6) / SYN]
+# The rules that end a flood of refused packets first of all must not take these for theirs.
+DROPPED = [
+    ether() / ip(src="10.43.0.9") / UDP(sport=4000, dport=443),
+    ether() / IPv6(src="fe80::2", dst=world.EVIL_V6) / UDP(sport=4000, dport=443),
+]
 
 
 def test_a_flood_is_counted_to_the_packet_and_hurts_no_neighbour(oracle: Oracle, workspace: MakeWorkspace) -> None:
