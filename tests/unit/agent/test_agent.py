@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,34 @@ class Agent:
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def agent() -> Iterator[Agent]:
+@contextmanager
+def started() -> Iterator[Agent]:
     # pytest's own directories are closed to other users, of whom one test speaks.
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o711)
         running = Agent(Path(home))
         yield running
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def one_for_all() -> Iterator[Agent]:
+    with started() as running:
+        yield running
+
+
+@pytest.fixture
+def agent(one_for_all: Agent) -> Iterator[Agent]:
+    """An agent without workspaces. It takes seconds to start, so a test that ends or starves it has one of its own."""
+    yield one_for_all
+    for one in one_for_all.ask("GET", WORKSPACES)["workspaces"]:
+        one_for_all.ask("DELETE", workspace_path(one["name"]), force="1")
+
+
+@pytest.fixture
+def own_agent() -> Iterator[Agent]:
+    with started() as running:
+        yield running
 
 
 def test_create_ps_status_delete(agent: Agent) -> None:
@@ -111,14 +132,6 @@ def test_refusals_have_their_code(agent: Agent, method: str, path: str, body: ob
     with pytest.raises(ApiError) as caught:
         agent.ask(method, path, body)
     assert (caught.value.code, bool(caught.value.what)) == (code, True)
-
-
-@pytest.mark.parametrize("body", ["[" * 200_000, '{"name":' * 200_000, "\xff", "", "[]", "null", '{"name": 1e999}'])
-def test_what_is_no_request_is_refused_and_no_fault(agent: Agent, body: str) -> None:
-    asked = ["curl", "-sS", "--unix-socket", str(agent.socket), "--data-binary", "@-", f"http://agent{WORKSPACES}"]
-    done = subprocess.run(asked, input=body.encode("latin-1"), capture_output=True, check=False)
-    assert json.loads(done.stdout)["error"]["code"] == "invalid"
-    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
 def test_a_taken_name_and_a_wrong_state_are_conflicts(agent: Agent) -> None:
@@ -332,14 +345,14 @@ def test_the_cli_shows_what_there_is(agent: Agent) -> None:
     assert (missing.returncode, missing.stdout) == (0, "b: there is no such workspace, nothing to delete\n")
 
 
-def test_what_is_stored_outlives_the_agent(agent: Agent) -> None:
-    made = agent.create("a")
-    agent.stop()
-    assert not agent.socket.exists()
+def test_what_is_stored_outlives_the_agent(own_agent: Agent) -> None:
+    made = own_agent.create("a")
+    own_agent.stop()
+    assert not own_agent.socket.exists()
     with pytest.raises(NoAgent):
-        agent.ask("GET", WORKSPACES)
-    agent.process = agent.spawn()
-    assert agent.ask("GET", workspace_path("a")) == made
+        own_agent.ask("GET", WORKSPACES)
+    own_agent.process = own_agent.spawn()
+    assert own_agent.ask("GET", workspace_path("a")) == made
 
 
 @pytest.mark.parametrize(
@@ -350,33 +363,33 @@ def test_what_is_stored_outlives_the_agent(agent: Agent) -> None:
         ("running", ("failed", "process {pid} is not its guest")),
     ],
 )
-def test_a_killed_agent_is_cleaned_up_after(agent: Agent, state: str, expected: tuple[str, str]) -> None:
+def test_a_killed_agent_is_cleaned_up_after(own_agent: Agent, state: str, expected: tuple[str, str]) -> None:
     """What cannot be taken over is ended: here the process that was noted is no QEMU."""
-    agent.create("keep")
-    agent.create("gone", ephemeral=True)
-    agent.process.send_signal(signal.SIGKILL)
-    agent.process.communicate()
+    own_agent.create("keep")
+    own_agent.create("gone", ephemeral=True)
+    own_agent.process.send_signal(signal.SIGKILL)
+    own_agent.process.communicate()
     with subprocess.Popen(["sleep", "60"]) as guest:
         fields = Path(f"/proc/{guest.pid}/stat").read_text().rsplit(")", 1)[1].split()
         noted = {"guest": [guest.pid, int(fields[19])]}
-        (agent.home / "run" / "workspaces" / "keep.json").write_text(json.dumps(noted))
-        record = agent.state / "workspaces" / "keep" / "workspace.json"
+        (own_agent.home / "run" / "workspaces" / "keep.json").write_text(json.dumps(noted))
+        record = own_agent.state / "workspaces" / "keep" / "workspace.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | {"state": state}))
-        agent.process = agent.spawn()
+        own_agent.process = own_agent.spawn()
         assert guest.wait() == -signal.SIGKILL
-    (left,) = agent.ask("GET", WORKSPACES)["workspaces"]
+    (left,) = own_agent.ask("GET", WORKSPACES)["workspaces"]
     found = (left["name"], left["state"], left["reason"])
     assert found == ("keep", expected[0], expected[1].format(pid=guest.pid))
-    assert [*(agent.home / "run" / "workspaces").iterdir(), *(agent.home / "run" / "sockets").iterdir()] == []
+    assert [*(own_agent.home / "run" / "workspaces").iterdir(), *(own_agent.home / "run" / "sockets").iterdir()] == []
 
 
-def test_a_workspace_that_ran_before_a_reboot_is_stopped(agent: Agent) -> None:
-    agent.create("a")
-    agent.stop()
-    record = agent.state / "workspaces" / "a" / "workspace.json"
+def test_a_workspace_that_ran_before_a_reboot_is_stopped(own_agent: Agent) -> None:
+    own_agent.create("a")
+    own_agent.stop()
+    record = own_agent.state / "workspaces" / "a" / "workspace.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"state": "running"}))
-    agent.process = agent.spawn()
-    found = agent.ask("GET", workspace_path("a"))
+    own_agent.process = own_agent.spawn()
+    found = own_agent.ask("GET", workspace_path("a"))
     assert (found["state"], found["reason"]) == ("stopped", "its guest ended while no agent ran")
 
 
@@ -387,11 +400,11 @@ def test_a_second_agent_refuses(agent: Agent) -> None:
     assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
-def test_the_socket_is_for_root_and_its_group(agent: Agent) -> None:
-    assert agent.socket.stat().st_mode & 0o777 == 0o660
-    agent.socket.chmod(0o666)
+def test_the_socket_is_for_root_and_its_group(own_agent: Agent) -> None:
+    assert own_agent.socket.stat().st_mode & 0o777 == 0o660
+    own_agent.socket.chmod(0o666)
     done = subprocess.run(
-        [sys.executable, "-m", "microagent.cli", "--socket", str(agent.socket), "ps"],
+        [sys.executable, "-m", "microagent.cli", "--socket", str(own_agent.socket), "ps"],
         user=65534,
         group=65534,
         extra_groups=[],
@@ -430,36 +443,36 @@ def test_the_group_may_speak_and_is_known_by_all_its_groups() -> None:
                 assert caller(peer) == Caller(65534, 65534, tuple(many))
 
 
-def test_a_machine_that_gives_no_more_says_what_is_short(agent: Agent) -> None:
+def test_a_machine_that_gives_no_more_says_what_is_short(own_agent: Agent) -> None:
     """Descriptors, then room on the disk; with both back, the agent goes on as if nothing had been."""
-    agent.create("a")
-    soft, hard = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
-    opened = len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
+    own_agent.create("a")
+    soft, hard = resource.prlimit(own_agent.process.pid, resource.RLIMIT_NOFILE)
+    opened = len(list(Path(f"/proc/{own_agent.process.pid}/fd").iterdir()))
     # One for our connection, and none for the network.
-    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (opened + 2, hard))
+    resource.prlimit(own_agent.process.pid, resource.RLIMIT_NOFILE, (opened + 2, hard))
     with pytest.raises(ApiError) as caught:
-        agent.ask("POST", workspace_path("a", "start"))
+        own_agent.ask("POST", workspace_path("a", "start"))
     assert "Too many open files" in caught.value.what
     assert "LimitNOFILE" in caught.value.hint
-    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    assert agent.ask("GET", workspace_path("a"))["state"] == "failed"
-    agent.create("b")
-    assert agent.ask("DELETE", workspace_path("b"))["deleted"]
+    resource.prlimit(own_agent.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert own_agent.ask("GET", workspace_path("a"))["state"] == "failed"
+    own_agent.create("b")
+    assert own_agent.ask("DELETE", workspace_path("b"))["deleted"]
 
 
-def test_a_full_disk_says_so(agent: Agent) -> None:
-    agent.stop()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", agent.state], check=True)
+def test_a_full_disk_says_so(own_agent: Agent) -> None:
+    own_agent.stop()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", own_agent.state], check=True)
     try:
-        agent.process = agent.spawn()
+        own_agent.process = own_agent.spawn()
         with pytest.raises(ApiError) as caught:
-            deque((agent.create(f"w{number}") for number in range(100)), maxlen=0)
+            deque((own_agent.create(f"w{number}") for number in range(100)), maxlen=0)
         assert "No space left" in caught.value.what
         assert "free some space" in caught.value.hint
-        names = [one["name"] for one in agent.ask("GET", WORKSPACES)["workspaces"]]
-        assert agent.ask("DELETE", workspace_path(names[0]))["deleted"]
-        agent.create("again")
+        names = [one["name"] for one in own_agent.ask("GET", WORKSPACES)["workspaces"]]
+        assert own_agent.ask("DELETE", workspace_path(names[0]))["deleted"]
+        own_agent.create("again")
     finally:
-        agent.stop()
-        subprocess.run(["umount", agent.state], check=True)
-        agent.process = agent.spawn()
+        own_agent.stop()
+        subprocess.run(["umount", own_agent.state], check=True)
+        own_agent.process = own_agent.spawn()
