@@ -149,4 +149,4 @@ def _kind(record: Record) -> str:
 
 
 def _known(word: object, words: frozenset[str]) -> str:
-    return str(word) if word in words else "other"
+    return word if isinstance(word, str) and word in words else "other"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from microagent import __version__
+from microagent.audit.reader import members
 from microagent.audit.render import verdict
 
 Json = dict[str, Any]
@@ -28,7 +29,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def export_request(workspace: str, lines: Iterable[bytes]) -> bytes:
-    """The body of one request: lines of one workspace's log, without their newlines, each a JSON object."""
+    """The body of one request: lines of one workspace's log, without their newlines."""
     resource = {"service.name": "microagent", "microagent.workspace": workspace}
     scope = {
         "scope": {"name": "microagent", "version": __version__},
@@ -39,7 +40,7 @@ def export_request(workspace: str, lines: Iterable[bytes]) -> bytes:
 
 
 def _log_record(line: bytes) -> Json:
-    record: Json = json.loads(line)
+    record: Json = members(line) or {}
     number, name = _SEVERITIES.get(verdict(record), _INFO)
     time = str(_nanoseconds(record.get("ts")))
     fields = {f"microagent.{key}": value for key, value in record.items() if key not in _ELSEWHERE}

@@ -150,11 +150,17 @@ def time_of_first(block: logfile.Block) -> str:
 
 
 def _record(line: bytes, file: str, offset: int) -> dict[str, Any]:
+    record = members(line)
+    return unreadable(file, offset, len(line)) if record is None else record
+
+
+def members(line: bytes) -> dict[str, Any] | None:
+    """The members of a line's JSON object; None when it is none, whatever it looks like from outside."""
     try:
         record = json.loads(line) if len(line) <= _LONGEST else None
     except (ValueError, RecursionError):
-        record = None
-    return record if isinstance(record, dict) else unreadable(file, offset, len(line))
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def unreadable(file: str, offset: int, length: int) -> dict[str, Any]:

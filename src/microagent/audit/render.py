@@ -6,7 +6,6 @@ before `inert`.
 
 import unicodedata
 from collections.abc import Iterator, Mapping
-from math import isfinite
 from typing import Any
 
 from microagent.audit.reader import UNREADABLE, host_of, is_denial
@@ -16,6 +15,7 @@ Record = Mapping[str, Any]
 HEADINGS = ("TIME", "VERDICT", "HOST", "DST", "WHAT", "BYTES", "TOOK")
 _WIDTHS = (15, 7, 32, 21, 44, 13, 0)
 _WORKSPACE_WIDTH = 16
+_COUNTABLE = 1 << 63
 _STYLES = {"allow": "green", "deny": "bold red", "drop": "red", "error": "yellow", "request": "cyan"}
 # Letters, numbers, punctuation, symbols. Not: control, format (bidi, zero width), surrogate, private, unassigned, marks
 # that pile up on what stands before them, and every space but the one.
@@ -95,11 +95,11 @@ def style_of(word: str) -> str:
 
 
 def number(record: Record, key: str) -> int:
-    """A field that should be a number, 0 when it is none."""
+    """A field that should be a number, 0 when it is none, or none that anything could have counted."""
     value = record.get(key)
-    if isinstance(value, float) and isfinite(value):
-        return round(value)
-    return value if isinstance(value, int) else 0
+    if not isinstance(value, int | float) or not 0 <= value < _COUNTABLE:
+        return 0
+    return round(value)
 
 
 def duration(milliseconds: int) -> str:
