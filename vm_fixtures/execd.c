@@ -6,7 +6,7 @@
  *   from the host                                  to the host
  *   'h' a mark: forget everything, say it back     'h' the mark
  *   'a' a part of what 'o' will start              's' it was started
- *   'o' start it (see struct request)              '1' '2' bytes of stdout, stderr
+ *   'o' start it (see request.h)                   '1' '2' bytes of stdout, stderr
  *   'i' bytes for stdin     'e' their end          'c' so many more bytes of stdin may come (four bytes)
  *   'r' rows, columns       's' a signal's number  'x' it ended: one byte, 128+N for signal N; the session's last frame
  *   'k' kill all of it                             'f' it did not start: text; the session's last frame
@@ -37,11 +37,12 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "request.h"
+
 enum {
 	HEADER = 7,
 	MAX_PAYLOAD = 16384,
 	MAX_SESSIONS = 64,
-	MAX_REQUEST = 2 << 20,    /* a command line with its environment, as Linux takes them */
 	INPUT_WINDOW = 65536,
 	OUT_SIZE = 256 << 10,
 	OUT_SPARE = 64 << 10,     /* kept for frames that are not output */
@@ -163,70 +164,6 @@ static void fail(struct session *s, const char *what) {
 	forget(s);
 }
 
-/* struct request: terminal (1 byte), rows, columns, number of variables (2 bytes each), then strings that end in NUL:
- * working directory and user (empty: the image's), variables as K=V, the command and its arguments. */
-struct request {
-	bool terminal;
-	struct winsize size;
-	char *workdir, *user, **variables, **command;
-};
-
-static unsigned two(const char *p) { return (unsigned char)p[0] << 8 | (unsigned char)p[1]; }
-
-static bool parse(struct session *s, struct request *r) {
-	char *p = s->request, *end = p + s->request_size;
-	if (s->request_size < 8 || end[-1] != 0) return false;
-	r->terminal = p[0];
-	r->size = (struct winsize){.ws_row = two(p + 1), .ws_col = two(p + 3)};
-	unsigned variables = two(p + 5), count = 0;
-	p += 7;
-	for (char *q = p; q < end; q++) count += !*q;
-	char **strings = calloc(count + 2, sizeof *strings);
-	if (!strings || count < 2 + variables + 1) { free(strings); return false; }
-	r->workdir = p, p += strlen(p) + 1;
-	r->user = p, p += strlen(p) + 1;
-	char **next = r->variables = strings;
-	for (unsigned n = 0; n < variables; n++, p += strlen(p) + 1) *next++ = p;
-	*next++ = NULL;
-	r->command = next;
-	for (; p < end; p += strlen(p) + 1) *next++ = p;
-	return true;
-}
-
-static bool same_name(const char *a, const char *b) {
-	size_t n = strcspn(a, "=");
-	return n == strcspn(b, "=") && !memcmp(a, b, n);
-}
-
-/* In the child, in the guest's root: becomes the command, with what surrounds every command of this workspace. */
-static void become(struct request *r) {
-	static char text[MAX_REQUEST];
-	int fd = open("/run/microagent/surroundings", O_RDONLY | O_CLOEXEC);
-	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	if (size < 2) dprintf(2, "microagent: /run/microagent/surroundings cannot be read\n"), _exit(126);
-	char *p = text, *end = text + size;
-	char *workdir = p, *user = (p += strlen(p) + 1);
-	size_t count = 8;
-	for (char *q = text; q < end; q++) count += !*q;
-	for (char **v = r->variables; *v; v++) count++;
-	for (char **c = r->command; *c; c++) count++;
-	char **lists = calloc(count, sizeof *lists), **next = lists, **environment = lists;
-	for (p += strlen(p) + 1; p < end; p += strlen(p) + 1) {
-		char **v = r->variables;
-		while (*v && !same_name(*v, p)) v++;
-		if (!*v) *next++ = p;
-	}
-	for (char **v = r->variables; *v; v++) *next++ = *v;
-	*next++ = NULL;
-	char **argv = next;
-	*next++ = "sh", *next++ = "/run/microagent/launch";
-	*next++ = *r->workdir ? r->workdir : workdir, *next++ = *r->user ? r->user : user;
-	for (char **c = r->command; *c; c++) *next++ = *c;
-	execve("/run/microagent/busybox", argv, environment);
-	dprintf(2, "microagent: %s\n", strerror(errno));
-	_exit(126);
-}
-
 static void child(struct session *s, struct request *r, int in, int out_end, int err) {
 	setsid();
 	if (r->terminal) ioctl(in, TIOCSCTTY, 0);
@@ -255,7 +192,7 @@ static int make_terminal(struct winsize *size, int *master) {
 static void start(struct session *s) {
 	struct request r;
 	errno = EINVAL;
-	if (!parse(s, &r)) { fail(s, "the request"); return; }
+	if (!read_request(s->request, s->request_size, &r)) { fail(s, "the request"); return; }
 	char path[64];
 	s->group = ++groups;
 	snprintf(path, sizeof path, "/cgroup/exec-%u", s->group);
