@@ -1,5 +1,6 @@
 """What a guest's kernel prints: kept in a file of bounded size, its end remembered for error messages."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class Console:
         """Appends what the guest printed; past the bound it is remembered, not written."""
         written = data[: self._room]
         self._room -= len(written)
-        if written:
+        # A full disk, which may be another guest's work, costs the log and not the run.
+        with contextlib.suppress(OSError):
             os.write(self._file, written)
         self._tail = (self._tail + data)[-_TAIL:]
 
