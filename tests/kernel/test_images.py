@@ -206,6 +206,34 @@ async def test_what_one_user_made_of_a_layout_is_not_anothers(
         assert inside(image.rootfs, "cat /whose") == "layout"
 
 
+async def test_a_link_in_the_place_of_a_layer_is_not_followed_by_root(
+    store: ImageStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """umoci reads what skopeo's user could change meanwhile: a link to a device, or to what only root may read."""
+    layer = write_layer(place / "l.tar", [file("hello", b"world")])
+    build(place / "layout", "v1", [layer])
+    run("chmod", "-R", "a+rX", str(place / "layout"))
+    secret = place / "secret"
+    secret.write_bytes(layer.read_bytes())
+    secret.chmod(0o600)
+    swap = place / "bin" / "skopeo"
+    swap.parent.mkdir(mode=0o755)
+    for target in (secret, Path("/dev/null"), None):
+        layers = "grep -La -e schemaVersion -e rootfs layout/blobs/sha256/*"
+        tamper = f"for layer in $({layers}); do ln -sf {target} $layer; done" if target else "true"
+        swap.write_text(f'#!/bin/sh\n{shutil.which("skopeo")} "$@" && {tamper}\n')
+        swap.chmod(0o755)
+        with monkeypatch.context() as tampering:
+            tampering.setenv("PATH", f"{swap.parent}:{os.environ['PATH']}")
+            if target:
+                with pytest.raises(HostError, match="tampered"):
+                    await store.resolve(f"oci:{place}/layout:v1", SOMEBODY)
+            else:  # the control
+                image = await store.resolve(f"oci:{place}/layout:v1", SOMEBODY)
+                assert inside(image.rootfs, "cat /hello") == "world"
+    assert left(place) == []
+
+
 async def test_rights_are_given_back(place: Path) -> None:
     (place / "secret").write_text("root's")
     (place / "secret").chmod(0o600)

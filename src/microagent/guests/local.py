@@ -117,6 +117,12 @@ def config_of(layout: Path, manifest: Descriptor) -> ImageConfig:
     return oci.parse_config(read_blob(layout, oci.descriptor(document.get("config"))))
 
 
+def blobs_of(layout: Path, manifest: Descriptor) -> list[Descriptor]:
+    """All that a layout's image consists of."""
+    document = oci.parse_document(read_blob(layout, manifest))
+    return [manifest, *oci.parts(document)]
+
+
 def read_blob(layout: Path, descriptor: Descriptor) -> bytes:
     """A small blob of a layout, checked against its digest; Malformed when it is not what the descriptor says."""
     if descriptor.size > oci.MAX_DOCUMENT:

@@ -6,6 +6,7 @@ Whoever's rights a step has, it can write to its bench alone (see `workshop`).
 import asyncio
 import os
 import stat
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from microagent.errors import HostError, Malformed
 from microagent.guests import oci, skopeo
 from microagent.guests.caller import ROOT, Caller, acting_as
 from microagent.guests.disk import Tree, image_disk_command, measure_tree
-from microagent.guests.local import Archive, Layout, Rootfs, chosen_of, config_of
+from microagent.guests.local import Archive, Layout, Rootfs, blobs_of, chosen_of, config_of
 from microagent.guests.oci import ImageConfig
 from microagent.guests.shelf import ROOTFS, Shelf, Stored
 from microagent.guests.skopeo import TAG, write_shadow
@@ -36,7 +37,7 @@ class Maker:
             await self._write_disk(shop, bench, str(source.path), source.tree, caller)
             return self._put(shop, bench, caller, source.digest, ImageConfig())
         if isinstance(source, Layout) and trusted:
-            return await self.make_from_layout(shop, source.path, caller, source.manifest)
+            return await self.make_from_layout(shop, source.path, caller, source.manifest, trusted=True)
         bench = shop.bench("fetch", caller)
         if isinstance(source, Layout):
             layout = await skopeo.import_layout(shop, bench, source.path, source.manifest, caller)
@@ -45,29 +46,38 @@ class Maker:
         return await self.make_from_layout(shop, layout, caller)
 
     async def make_from_layout(
-        self, shop: Workshop, layout: Path, reader: Caller, chosen: oci.Descriptor | None = None, digest: str = ""
+        self,
+        shop: Workshop,
+        layout: Path,
+        reader: Caller,
+        chosen: oci.Descriptor | None = None,
+        digest: str = "",
+        *,
+        trusted: bool = False,
     ) -> Stored:
         """`digest` is what the registry calls it; skopeo may have had to convert the manifest."""
 
-        def read() -> tuple[oci.Descriptor, ImageConfig]:
+        def read() -> tuple[oci.Descriptor, ImageConfig, list[oci.Descriptor]]:
             # The reader may pass through its bench, but not through what is above it.
             parent = os.open(layout.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 with acting_as(reader):
                     seen = Path(f"/proc/self/fd/{parent}", layout.name)
                     manifest = chosen or chosen_of(seen, "")
-                    return manifest, config_of(seen, manifest)
+                    return manifest, config_of(seen, manifest), blobs_of(seen, manifest)
             finally:
                 os.close(parent)
 
         try:
-            manifest, config = await asyncio.to_thread(read)
+            manifest, config, blobs = await asyncio.to_thread(read)
         except Malformed as error:
             raise HostError(f"the image cannot be used: {error.what}") from error
         ready = self._shelf.find(digest or manifest.digest)
         if ready:
             return ready
         bench = shop.bench("disk", ROOT)
+        if not trusted:
+            layout = _taken(shop.bench("taken", ROOT), layout, blobs, reader)
         tree = await self._unpack(shop, bench, layout, manifest)
         measured = await asyncio.to_thread(measure_tree, tree)
         await self._write_disk(shop, bench, tree.name, measured, ROOT)
@@ -99,11 +109,37 @@ class Maker:
         draft = shop.bench("draft", ROOT)
         disk = draft / ROOTFS
         (bench / ROOTFS).rename(disk)
-        status = disk.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != maker.uid or status.st_nlink != 1:
-            raise HostError("the image's disk was tampered with while it was made")
+        _check_own(disk, maker)
         os.chown(disk, 0, 0)
         disk.chmod(0o600)
         ready = self._shelf.find(digest)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return ready or self._shelf.put(draft, digest, config, now)
+
+
+def _taken(place: Path, layout: Path, blobs: list[oci.Descriptor], maker: Caller) -> Path:
+    """A layout of root's with the blobs of another's: root must follow no link, and open no device, of theirs.
+
+    Each is a file of its maker's; what is in it, umoci holds against its digest. HostError when one is anything else.
+    """
+    inside = place / "blobs/sha256"
+    inside.mkdir(parents=True)
+    try:
+        with ExitStack() as stack:
+            at: int | None = None
+            for part in (layout, "blobs", "sha256"):
+                at = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+                stack.callback(os.close, at)
+            for name in {blob.digest.partition(":")[2] for blob in blobs}:
+                os.rename(name, inside / name, src_dir_fd=at)
+                _check_own(inside / name, maker)
+    except OSError as error:
+        raise HostError(f"the image's layout was tampered with while it was made: {error.strerror}") from error
+    return place
+
+
+def _check_own(file: Path, maker: Caller) -> None:
+    """In a directory of root's by now. HostError unless it is a file, of its maker's, and has no other name."""
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != maker.uid or status.st_nlink != 1:
+        raise HostError("the image was tampered with while it was made")

@@ -83,8 +83,12 @@ def descriptor(entry: object) -> Descriptor:
 
 def layers_size(manifest: Mapping[str, Any]) -> int:
     """How many bytes a manifest's configuration and layers have, as it says; Malformed when it says it wrongly."""
-    blobs = [manifest.get("config"), *_sequence(manifest.get("layers"), "layers")]
-    return sum(descriptor(blob).size for blob in blobs)
+    return sum(part.size for part in parts(manifest))
+
+
+def parts(manifest: Mapping[str, Any]) -> list[Descriptor]:
+    """A manifest's configuration and layers; Malformed when it says them wrongly."""
+    return [descriptor(part) for part in (manifest.get("config"), *_sequence(manifest.get("layers"), "layers"))]
 
 
 def parse_config(data: bytes) -> ImageConfig:
