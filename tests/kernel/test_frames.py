@@ -26,9 +26,12 @@ from tests.kernel.workspace import Workspace
 from microagent.api.link import GATEWAY_MAC, GUEST_MAC
 from microagent.demo import world
 from microagent.demo.oracle import Destination, Oracle
+from microagent.host import nft
 
 pytestmark = pytest.mark.kernel
 
+# Any rule that asks for it switches tracking on in its namespace.
+_TRACKING = "table ip tracking { chain out { type filter hook output priority 0; ct state new accept; }; }"
 API_TLS = Destination("tcp", world.API, 443)
 _PATIENCE = 20.0
 
@@ -75,6 +78,15 @@ def test_what_is_not_relayed_is_dropped_and_counted_exactly(oracle: Oracle, work
         assert oracle.leaks({API_TLS}, {"api.ok.test"}) == (), what
     until_recorded(lab, expected)
     assert all(packets == 0 for name, (packets, _) in lab.network.counters().items() if name.startswith("refused"))
+    # F1, G1: no connection was tracked for any of it. The guest's kernel, told to, tracks its own.
+    lab.guest.call(lambda: nft.apply(_TRACKING))
+    reaches_api(lab)
+    assert lab.guest.call(_tracked) > 0
+    assert lab.in_netns(_tracked) == 0
+
+
+def _tracked() -> int:
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
 
 
 def test_the_guest_teaches_the_kernel_nothing(oracle: Oracle, workspace: MakeWorkspace) -> None:
