@@ -21,9 +21,9 @@ def start(settings: Settings, name: str) -> None:
     answer = _act(settings, name, "start")
     if not settings.json and answer["egress"]["mode"] == "off":
         note("warning: egress is off: nothing this workspace sends is mediated or recorded")
-    if answer["setting_up"]:
-        if not settings.json:
-            note(f"{name}: its set-up runs; `microagent logs {name} -f` follows it")
+    if answer["setting_up"] and not settings.json:
+        note(f"{name}: its set-up runs; `microagent logs {name} -f` follows it")
+    if answer["setup"]:
         answer = ask(settings, "GET", workspace_path(name, "setup"))
     _say(settings, name, answer)
 
