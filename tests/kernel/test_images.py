@@ -206,6 +206,23 @@ async def test_what_one_user_made_of_a_layout_is_not_anothers(
         assert inside(image.rootfs, "cat /whose") == "layout"
 
 
+async def test_where_a_link_leads_is_for_its_reader_to_find_out(store: ImageStore, place: Path) -> None:
+    """Root would tell of directories that the caller may not look into."""
+    build(place / "layout", "v1", [write_layer(place / "l.tar", [file("hello", b"world")])])
+    (place / "layout/blobs").rename(place / "blobs")
+    private = place / "private"
+    private.mkdir(mode=0o700)
+    (private / "where").symlink_to("/nowhere/secret")
+    (place / "layout/blobs").symlink_to(private / "where")
+    run("chmod", "-R", "a+rX", str(place / "layout"), str(place / "blobs"))
+    with pytest.raises(ApiError, match="permission denied"):
+        await store.resolve(f"oci:{place}/layout:v1", SOMEBODY)
+    (place / "layout/blobs").unlink()
+    (place / "layout/blobs").symlink_to("../blobs")
+    image = await store.resolve(f"oci:{place}/layout:v1", SOMEBODY)
+    assert inside(image.rootfs, "cat /hello") == "world"
+
+
 async def test_a_link_in_the_place_of_a_layer_is_not_followed_by_root(
     store: ImageStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
