@@ -1,8 +1,8 @@
 """The servers that a guest's programs get what they want from: git, a package index for pip, npm and apt, a registry.
 
 How this works: nginx serves a directory for each host name, made here with nothing but what Debian has. Behind it are
-git's own backend, Debian's docker-registry, a gRPC server, and aiohttp for WebSocket and server-sent events. All of
-them run among the made-up internet's servers, at `world.PROGRAMS`.
+git's own backend, Debian's docker-registry, pypiserver, a gRPC server, and aiohttp for WebSocket and server-sent
+events. All of them run among the made-up internet's servers, at `world.PROGRAMS`.
 """
 
 import base64
@@ -42,6 +42,7 @@ _NGINX = """
             root {room}/sites/$host;
             location / {{ try_files $uri $uri.json $uri/index.html =404; }}
             location = /hello {{ return 200 "hello\\n"; }}
+            location ~ ^/(simple|packages)/ {{ proxy_pass http://127.0.0.1:8081; proxy_set_header Host $host; }}
             location /v2/ {{
                 proxy_pass http://127.0.0.1:5000;
                 proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto https;
@@ -93,6 +94,9 @@ storage: {{filesystem: {{rootdirectory: {room}/registry}}}}
 http: {{addr: "127.0.0.1:5000"}}
 """
 
+# What it does not have it would redirect to another index.
+_ALONE = ("--disable-fallback",)
+
 
 class Origin:
     """What is served: `log` says what was asked for, `apt_key` (base64) is what the apt mirror is signed with."""
@@ -130,11 +134,9 @@ class Origin:
             archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: madeup\nVersion: 1.0\n")
             archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             archive.writestr(f"{about}/RECORD", "")
-        index = self._site("pip.ok.test") / "simple/madeup"
-        index.mkdir(parents=True)
-        name = "madeup-1.0-py3-none-any.whl"
-        (index / name).write_bytes(wheel.getvalue())
-        (index / "index.html").write_text(f'<!DOCTYPE html><a href="{name}">{name}</a>')
+        packages = self.room / "packages"
+        packages.mkdir()
+        (packages / "madeup-1.0-py3-none-any.whl").write_bytes(wheel.getvalue())
 
     def _npm(self) -> None:
         site = self._site("npm.ok.test")
@@ -212,6 +214,7 @@ def running(internet: Internet, room: Path, certificate: str) -> Iterator[Origin
         ["docker-registry", "serve", str(room / "registry.yml")],
         [sys.executable, str(SERVERS / "grpc_origin.py"), str(pem), "127.0.0.1"],
         [sys.executable, "-c", _LIVE],
+        [sys.executable, "-m", "pypiserver", "run", "-i", "127.0.0.1", "-p", "8081", *_ALONE, str(room / "packages")],
         ["nginx", "-e", str(room / "error.log"), "-c", str(config)],
     )
     with ExitStack() as undo:
@@ -228,8 +231,8 @@ def running(internet: Internet, room: Path, certificate: str) -> Iterator[Origin
 
 
 def _all_are_there() -> bool:
-    """Whether nginx, the registry, gRPC's and aiohttp's servers listen."""
-    for where in ((world.PROGRAMS, 443), ("127.0.0.1", 5000), ("127.0.0.1", 443), ("127.0.0.1", 8080)):
+    """Whether nginx, gRPC's server, the registry, aiohttp's and pypiserver listen."""
+    for where in ((world.PROGRAMS, 443), *(("127.0.0.1", port) for port in (443, 5000, 8080, 8081))):
         with socket.socket() as probe:
             if probe.connect_ex(where):
                 return False
