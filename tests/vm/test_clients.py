@@ -153,7 +153,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     trusted = room / "root.pem"
     trusted.write_text(root.pem)
     certificate = certify("origin", root, names=NAMES).server_pem()
-    with Internet(zone) as internet, Lab(internet) as lab, Witness(lab.state):
+    # Emulated, on cores that others use, Java takes seconds for a handshake.
+    patient = {"limits": {"tls_handshake_seconds": 120}}
+    with Internet(zone) as internet, Lab(internet, settings=patient) as lab, Witness(lab.state):
         with running(internet, tmp_path_factory.mktemp("origin"), certificate) as origin:
             output, looked = _examined(lab, trusted, _script(origin))
             output += _run(lab, "alpine", trusted, _alpine(room / "root"), _steps(ALPINE))
