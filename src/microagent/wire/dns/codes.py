@@ -1,6 +1,7 @@
 """The numbers of DNS that this house speaks about (IANA, Domain Name System Parameters)."""
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 import dns.rdatatype
@@ -55,6 +56,7 @@ class Rcode(IntEnum):
     BADVERS = 16
 
 
+@lru_cache(maxsize=256)
 def qtype_text(qtype: int) -> str:
     """Return `A`, `HTTPS`, or `TYPE65400` for a type without a name (RFC 3597 section 5)."""
     return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(qtype))
