@@ -1,4 +1,4 @@
-"""Keeps one workspace mediated: replaces a mediator that died, puts back rules that were changed.
+"""Keeps one workspace mediated: replaces a mediator that died or hangs, puts back rules that were changed.
 
 A dead mediator means no egress, not open egress: its sockets stay with the agent, and what comes waits or is refused.
 Connections it held are gone; the guest sees them end. The next mediator finds the log unfinished and records the gap.
@@ -24,6 +24,8 @@ _DELAYS = (0.0, 0.2, 0.6, 1.2, 3.0)
 _SETTLED = 60.0
 # Changed rules are put back within 2 s (contract 11).
 _PATROL = 1.0
+# A mediator that hangs lets nothing through, for as long as nobody notices.
+_CHECKUP = 5.0
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Keeper:
 
     async def keep(self) -> None:
         """Runs until it is cancelled. HostError when the workspace can no longer be mediated; its tap is down then."""
+        checked = monotonic()
         try:
             while True:
                 await asyncio.wait([self.mediator.ended], timeout=_PATROL)
@@ -49,6 +52,9 @@ class Keeper:
                     await self._replace(self.mediator.ended.result())
                 elif await self._repaired():
                     log.warning("rules repaired workspace=%s", self.workspace)
+                elif monotonic() - checked > _CHECKUP:
+                    await self._check()
+                    checked = monotonic()
         except (HostError, OSError) as error:
             with contextlib.suppress(HostError, OSError):
                 await asyncio.to_thread(self.network.lower_tap)
@@ -59,6 +65,12 @@ class Keeper:
             return False
         async with self.changing:
             return await asyncio.to_thread(self.network.repair)
+
+    async def _check(self) -> None:
+        # One that fails ends, which the next round sees.
+        with contextlib.suppress(HostError, OSError):
+            async with self.changing:
+                await self.mediator.check()
 
     async def _replace(self, reason: str) -> None:
         log.warning("mediator ended workspace=%s pid=%d reason=%r", self.workspace, self.mediator.pid, reason)

@@ -42,6 +42,8 @@ class Counters(Protocol):
 
 _LINE = "mediator"
 _READY_SECONDS = 10.0
+# No work of a mediator's takes a hundredth of this, on a machine that does anything at all.
+_ALIVE_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 # Counters are read at most this often, however much is dropped.
 _COUNT_SECONDS = 1.0
@@ -177,6 +179,12 @@ class Mediator:
         hand_over()
         if "switched" not in await self._answer(_READY_SECONDS):
             raise HostError("the mediator ended while its log was rotated")
+
+    async def check(self) -> None:
+        """Have it say that it still decides; one that does not is killed. HostError or ConnectionError then."""
+        await self._send({"ping": True})
+        if "pong" not in await self._answer(_ALIVE_SECONDS):
+            raise HostError("the mediator ended")
 
     async def record(self, event: str, fields: dict[str, Any]) -> None:
         """Have a fact of the agent's written into the log."""

@@ -135,6 +135,8 @@ class Mediator:
                 self._agent.send({"switched": True})
             case {"record": record}:
                 self._record(record)
+            case {"ping": _}:
+                self._agent.send({"pong": True})
             case {"stop": why}:
                 self._stop(str(why))
 

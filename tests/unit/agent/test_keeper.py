@@ -80,6 +80,32 @@ async def test_a_killed_mediator_is_replaced_and_the_gap_recorded(tmp_path: Path
     assert '"event":"gap"' in await kept(tmp_path, body)
 
 
+async def test_a_mediator_that_hangs_is_replaced_and_one_that_answers_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("microagent.agent.keeper._PATROL", 0.05)
+    monkeypatch.setattr("microagent.agent.keeper._CHECKUP", 0.1)
+    checks = 0
+    check = Mediator.check
+
+    async def counted(mediator: Mediator) -> None:
+        nonlocal checks
+        await check(mediator)
+        checks += 1
+
+    monkeypatch.setattr(Mediator, "check", counted)
+
+    async def body(keeper: Keeper, _: "asyncio.Task[None]") -> None:
+        first = keeper.mediator
+        await until(lambda: checks > 2)
+        assert keeper.mediator is first
+        monkeypatch.setattr("microagent.agent.mediators._ALIVE_SECONDS", 1.0)
+        os.kill(first.pid, signal.SIGSTOP)
+        await until(lambda: keeper.mediator is not first)
+
+    assert '"event":"gap"' in await kept(tmp_path, body)
+
+
 async def test_a_nursery_that_died_is_replaced_too(tmp_path: Path) -> None:
     async def body(keeper: Keeper, _: "asyncio.Task[None]") -> None:
         first = keeper.mediator
