@@ -222,10 +222,10 @@ def test_a_mysql_client_is_served_in_plain_and_in_tls(
 
     with python_server(internet, "mysql_origin.py"):
         with pytest.raises((OSError, pymysql.MySQLError)):
-            lab.guest.call(ask)  # nobody has told the guest this address
+            lab.guest.call(lambda: ask(ssl_disabled=True))  # nobody has told the guest this address
         lab.wait_for("egress_deny", dst=f"{world.PROGRAMS}:3306")
         assert lab.guest.dig("+short", NAME).strip() == world.PROGRAMS
-        assert lab.guest.call(ask) == ((42,),)
+        assert lab.guest.call(lambda: ask(ssl_disabled=True)) == ((42,),)
         trust = Unhurried(ssl.PROTOCOL_TLS_CLIENT)
         trust.load_verify_locations(internet.ca)
         assert lab.guest.call(lambda: ask(ssl=trust)) == ((42,),)
