@@ -37,6 +37,7 @@ class _Wish:
     bytes_out: int = 0
     bytes_in: int = 0
     handshake_failed: bool = False
+    passed_through: bool = False
     inside: bool = False
 
 
@@ -98,6 +99,9 @@ def _subject(record: Record) -> str:
 
 def _tally(wish: _Wish, record: Record) -> None:
     match record.get("event"):
+        case "egress_allow" if record.get("proto") == "tls":
+            # As it was the last time: somebody may have changed the entry meanwhile.
+            wish.passed_through = record.get("tls") == "passthrough"
         case "egress_close" | "egress_udp_close":
             wish.bytes_out += _number(record.get("bytes_out"))
             wish.bytes_in += _number(record.get("bytes_in"))
@@ -113,7 +117,7 @@ def _lines(wishes: dict[str, _Wish]) -> Iterator[_Line]:
     """The entries, before the engine has had its say."""
     families: dict[str, list[str]] = {}
     for host, wish in wishes.items():
-        if wish.handshake_failed:
+        if wish.handshake_failed or wish.passed_through:
             yield _Line(Verb.PASSTHROUGH, host, [host])
         elif wish.inside or not (domain := registered_domain(host)):
             yield _Line(Verb.ALLOW, host, [host])
@@ -190,5 +194,7 @@ def _notes(line: _Line, wishes: dict[str, _Wish]) -> Iterator[str]:
         yield f"where {line.hosts[0]} leads"
     if shared := shared_suffix(line.text.removeprefix(".")):
         yield f"multi-tenant: strangers have names under {shared} too"
-    if line.verb is Verb.PASSTHROUGH:
+    if line.verb is Verb.PASSTHROUGH and not any(wish.handshake_failed for wish in seen):
+        yield "as it was: an entry kept its TLS from being intercepted"
+    elif line.verb is Verb.PASSTHROUGH:
         yield "the guest refused our certificate: it pins its own, or does not trust the workspace's CA"

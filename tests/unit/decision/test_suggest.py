@@ -67,6 +67,17 @@ def test_suggest_says_what_each_line_is_for() -> None:
     assert f"  # first seen {WHEN}, flows: 1, bytes out: 1, in: 2\n  - 203.0.113.9\n" in text
 
 
+def test_suggest_leaves_a_passthrough_what_it_was() -> None:
+    """With an allow entry in its place the guest, which trusts the server's own certificate, would be cut off."""
+    spliced = record("egress_allow", host="pinned.test", dst="203.0.113.5:443", proto="tls", tls="passthrough")
+    in_plain = allowed("pinned.test", dialed="203.0.113.5:80", proto="http")
+    text = suggest([allowed("pinned.test"), spliced, in_plain, allowed("api.other.test")])
+    assert lists(text) == {"allow": ["api.other.test"], "passthrough": ["pinned.test"]}
+    assert "  # as it was: an entry kept its TLS from being intercepted\n  - pinned.test\n" in text
+    since_intercepted = suggest([spliced, allowed("pinned.test")])
+    assert lists(since_intercepted) == {"allow": ["pinned.test"], "passthrough": []}
+
+
 def test_suggest_folds_as_little_as_it_can() -> None:
     deep = [allowed(f"{label}.eu.cdn.test") for label in "abc"]
     assert lists(suggest(deep))["allow"] == [".eu.cdn.test"]
