@@ -203,6 +203,7 @@ class Guest:
         steering = Steering.from_policy(Mode.STRICT, self._policy)
         with patch.object(links, "make_tap", lambda: veth_for_tap(self.namespace.descriptor)):
             self._netns = directory / "netns" / "bench"
+            undo.callback(netns.release_directory, self._netns.parent)
             network = rig.host.run(lambda: Network.create(self._netns, steering))
         undo.callback(network.remove)
         settings = MediatorSettings(
