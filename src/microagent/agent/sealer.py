@@ -46,9 +46,10 @@ class Sealer:
             while True:
                 await asyncio.sleep(_SECONDS)
                 # An idle workspace costs one stat, since there may be hundreds.
-                if self._stamp()[0] != self._inode:
-                    await self._try(self._make_anew(keeper))
                 now = self._stamp()
+                if now[0] != self._inode:
+                    await self._try(self._make_anew(keeper))
+                    now = self._stamp()
                 if now != sealed and await self._try(asyncio.to_thread(self.seal)):
                     sealed = now
                 if now[1] >= ROTATE_BYTES:
