@@ -111,16 +111,10 @@ def chosen_of(layout: Path, tag: str) -> Descriptor:
     raise Malformed("indexes within indexes")
 
 
-def config_of(layout: Path, manifest: Descriptor) -> ImageConfig:
-    """How a layout's image wants to be run."""
-    document = oci.parse_document(read_blob(layout, manifest))
-    return oci.parse_config(read_blob(layout, oci.descriptor(document.get("config"))))
-
-
-def blobs_of(layout: Path, manifest: Descriptor) -> list[Descriptor]:
-    """All that a layout's image consists of."""
-    document = oci.parse_document(read_blob(layout, manifest))
-    return [manifest, *oci.parts(document)]
+def contents_of(layout: Path, manifest: Descriptor) -> tuple[ImageConfig, list[Descriptor]]:
+    """How a layout's image wants to be run, and all the blobs that it consists of."""
+    config, *layers = oci.parts(oci.parse_document(read_blob(layout, manifest)))
+    return oci.parse_config(read_blob(layout, config)), [manifest, config, *layers]
 
 
 def read_blob(layout: Path, descriptor: Descriptor) -> bytes:

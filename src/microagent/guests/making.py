@@ -15,7 +15,7 @@ from microagent.errors import HostError, Malformed
 from microagent.guests import oci, skopeo
 from microagent.guests.caller import ROOT, Caller, acting_as
 from microagent.guests.disk import Tree, image_disk_command, measure_tree
-from microagent.guests.local import Archive, Layout, Rootfs, blobs_of, chosen_of, config_of
+from microagent.guests.local import Archive, Layout, Rootfs, chosen_of, contents_of
 from microagent.guests.oci import ImageConfig
 from microagent.guests.shelf import ROOTFS, Shelf, Stored
 from microagent.guests.skopeo import TAG, write_shadow
@@ -64,7 +64,7 @@ class Maker:
                 with acting_as(reader):
                     seen = Path(f"/proc/self/fd/{parent}", layout.name)
                     manifest = chosen or chosen_of(seen, "")
-                    return manifest, config_of(seen, manifest), blobs_of(seen, manifest)
+                    return manifest, *contents_of(seen, manifest)
             finally:
                 os.close(parent)
 
