@@ -194,7 +194,8 @@ def _notes(line: _Line, wishes: dict[str, _Wish]) -> Iterator[str]:
         yield f"where {line.hosts[0]} leads"
     if shared := shared_suffix(line.text.removeprefix(".")):
         yield f"multi-tenant: strangers have names under {shared} too"
-    if line.verb is Verb.PASSTHROUGH and not any(wish.handshake_failed for wish in seen):
-        yield "as it was: an entry kept its TLS from being intercepted"
-    elif line.verb is Verb.PASSTHROUGH:
-        yield "the guest refused our certificate: it pins its own, or does not trust the workspace's CA"
+    if line.verb is Verb.PASSTHROUGH:
+        if any(wish.handshake_failed for wish in seen):
+            yield "the guest refused our certificate: it pins its own, or does not trust the workspace's CA"
+        else:
+            yield "as it was: an entry kept its TLS from being intercepted"

@@ -53,12 +53,11 @@ class Lab:
         self.internet = internet
         self._agent_environment = agent_environment or {}
         self._settings = settings or {}
-        self._given_images = images
         with ExitStack() as undo:
-            self._start(guest_dir, undo)
+            self._start(guest_dir, images, undo)
             self._undo = undo.pop_all()
 
-    def _start(self, guest_dir: Path, undo: ExitStack) -> None:
+    def _start(self, guest_dir: Path, images: Path | None, undo: ExitStack) -> None:
         # A short path: the socket's has to fit into 107 bytes (unix(7)).
         self.directory = Path(tempfile.mkdtemp(prefix="microagent-demo-"))
         undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -68,9 +67,9 @@ class Lab:
         self.socket = self.directory / "run" / "agent.sock"
         self.state = self.directory / "state"
         self.images = self.state / "images"
-        if self._given_images:
+        if images:
             self.state.mkdir(mode=0o700)
-            subprocess.run(["cp", "-a", "--reflink=auto", self._given_images, self.images], check=True)
+            subprocess.run(["cp", "-a", "--reflink=auto", images, self.images], check=True)
         config = self._config_file = self.directory / "agent.yaml"
         # JSON is YAML, and leaves nothing to quote.
         config.write_text(json.dumps(self._config(guest_dir)), "utf-8")
