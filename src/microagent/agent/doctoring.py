@@ -241,11 +241,11 @@ class _Examination:
 
     async def _patiently(self, command: list[str]) -> Collected:
         """Silent for 300 ms, a client is taken for one that names no host: the next try finds its files cached."""
-        for _ in range(_TRIES - 1):
+        for _ in range(_TRIES):
             done = await self._life.guest.commands.collect(command, seconds=_SECONDS, most=_MOST)
             if done.code in (0, _ABSENT):
-                return done
-        return await self._life.guest.commands.collect(command, seconds=_SECONDS, most=_MOST)
+                break
+        return done
 
 
 def _client_hello(host: str) -> bytes:

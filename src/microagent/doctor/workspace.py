@@ -73,12 +73,13 @@ class Plan:
     mode: Mode
     policy: Policy
     name: str
+    host: str = field(init=False)
 
-    @property
-    def host(self) -> str:
-        """The first exact entry, one that is intercepted if there is such."""
+    def __post_init__(self) -> None:
+        """Once, and not for each record that is looked at: a policy may have 100 000 entries."""
         names = [entry.text for entry in self.policy.entries if entry.kind is Kind.EXACT]
-        return next(filter(self._intercepts, names), names[0] if names else "")
+        # The first one that is intercepted, if there is such.
+        object.__setattr__(self, "host", next(filter(self._intercepts, names), names[0] if names else ""))
 
     @property
     def trusting_host(self) -> str:
