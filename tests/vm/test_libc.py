@@ -3,6 +3,7 @@
 import base64
 import json
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -91,3 +92,36 @@ def test_the_hosts_search_list_is_the_guests_and_names_resolve_with_it(lab: Lab,
     # What the search list made of a listed name is not there; the same behind a foreign name is refused as ever.
     assert (searched["failed"], searched["no_such_name"]) == (True, True)
     assert (foreign["failed"], foreign["no_such_name"]) == (True, False)
+
+
+def test_the_search_list_a_guest_was_given_is_its_mediators_until_it_ends(lab: Lab, client: bytes) -> None:
+    """The host's list is another one meanwhile: its nameservers count at once, the list at the guest's next start."""
+
+    def ask(name: str) -> tuple[bool, bool]:
+        ran = lab.cli("exec", "searching", "--", "/tmp/client", name)
+        said = json.loads(ran.stdout)
+        return said["failed"], said["no_such_name"]
+
+    resolv_conf = lab.internet.resolv_conf
+    before = resolv_conf.read_text()
+    resolv_conf.write_text(before + _SEARCH)
+    try:
+        flags = ("--egress", "strict", "--egress-allow", ".ok.test", "--image", "base")
+        assert lab.cli("create", "searching", *flags, "--", "sleep", "600").returncode == 0
+        assert lab.cli("start", "searching").returncode == 0
+        upload = ("sh", "-c", "base64 -d > /tmp/client && chmod +x /tmp/client")
+        text = base64.b64encode(client).decode()
+        assert lab.cli("exec", "searching", "--", *upload, stdin=text).returncode == 0
+        assert ask("api.ok.test.example.org.") == (True, True)
+
+        resolv_conf.write_text(f"nameserver {world.CLOSED}\nsearch corp.example.org\n")
+        deadline, asked_names = time.monotonic() + 30, 0
+        while not any(record["event"] == "egress_dns_error" for record in lab.records("searching")):
+            assert time.monotonic() < deadline
+            ask(f"n{asked_names}.ok.test.")
+            asked_names += 1
+        assert ask("api.ok.test.example.org.") == (True, True)
+        assert ask("api.ok.test.evil.test.") == (True, False)
+    finally:
+        resolv_conf.write_text(before)
+        lab.cli("delete", "searching", "--yes", "--force")

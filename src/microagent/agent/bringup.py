@@ -189,15 +189,14 @@ def steering_of(config: Config, egress: Egress) -> Steering:
 def settings_of(services: Services, record: Record, changed_by: str = "") -> MediatorSettings:
     """What a workspace's mediator is told, on the host as it is now."""
     certificate, key = services.store.ca(record.name)
-    resolv_conf = read_resolv_conf(services.config.resolv_conf)
     return MediatorSettings(
         workspace=record.name,
         mode=record.spec.egress.mode.value,
         entries=tuple(entries_to_json(record.spec.egress.policy.entries)),
         ca_cert=certificate.decode("ascii"),
         ca_key=key.decode("ascii"),
-        resolvers=resolv_conf.resolvers,
-        search=resolv_conf.search,
+        resolvers=read_resolv_conf(services.config.resolv_conf).resolvers,
+        search=record.search,
         host_addresses=tuple(sorted(host_addresses())),
         private=tuple(str(network) for network in services.config.private),
         own_endpoints=own_endpoints(services.config),
@@ -230,7 +229,7 @@ def _guest_spec(services: Services, record: Record, image: Image, argv: list[str
             # A name may end in a hyphen, a host name may not (RFC 952).
             hostname=record.name.rstrip("-"),
             ca_pem=services.store.ca(record.name)[0] if mediated else b"",
-            resolv_conf=read_resolv_conf(config.resolv_conf).for_guest(),
+            resolv_conf=replace(read_resolv_conf(config.resolv_conf), search=record.search).for_guest(),
             image_env=image.config.env,
             user=image.config.user,
             setup=spec.setup,

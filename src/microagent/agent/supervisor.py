@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from microagent.agent.bringup import Life, bring_up
 from microagent.agent.change import apply_egress
 from microagent.agent.output import Sink
+from microagent.agent.resolv_conf import read_resolv_conf
 from microagent.agent.services import Services
 from microagent.agent.summary import Summary, denied
 from microagent.agent.takeover import GuestGone, take_over
@@ -76,8 +77,10 @@ class Supervisor:
 
         With `on_terminal` the guest idles: the caller runs its command (`Life.argv`) and says how it ended (`finish`).
         """
+        search = read_resolv_conf(self._services.config.resolv_conf).search
         spec = self._spec_of_now()
-        self._enter(Event.START, reason="", exit_code=None, started=_now(), spec=spec, on_terminal=on_terminal)
+        facts = {"started": _now(), "spec": spec, "on_terminal": on_terminal, "search": search}
+        self._enter(Event.START, reason="", exit_code=None, **facts)
         return await self._begin(lambda undo: bring_up(self._services, self.record, sink, undo))
 
     @property

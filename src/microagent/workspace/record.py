@@ -14,7 +14,8 @@ from microagent.workspace.states import State
 class Record:
     """One stored workspace. Times are RFC 3339, UTC; `reason` says why it stopped or failed, for people.
 
-    `on_terminal`: its command of this life is on somebody's terminal, and ends with it.
+    `on_terminal`: its command of this life is on somebody's terminal, and ends with it. `search` is the list that
+    its guest searches (resolv.conf(5)).
     """
 
     spec: WorkspaceSpec
@@ -28,6 +29,7 @@ class Record:
     started: str | None = None
     exit_code: int | None = None
     on_terminal: bool = False
+    search: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -51,6 +53,7 @@ _DECIDED: dict[str, type | tuple[type, ...]] = {
     "started": (str, type(None)),
     "exit_code": (int, type(None)),
     "on_terminal": bool,
+    "search": list,
 }
 
 
@@ -61,11 +64,14 @@ def from_bytes(data: bytes, source: str) -> Record:
         if document.pop("v") != 1:
             raise ValueError("a version this microagent does not know")
         spec = spec_from_json(document.pop("spec"))
-        document.setdefault("on_terminal", False)  # workspaces that were made before there was such a thing
+        # Workspaces that were made before there were such things.
+        document.setdefault("on_terminal", False)
+        document.setdefault("search", [])
         for key, kind in _DECIDED.items():
             if not isinstance(document[key], kind):
                 raise TypeError(key)
         document["state"] = State(document["state"])
+        document["search"] = tuple(map(str, document["search"]))
         return Record(spec=spec, **document)
     except (ValueError, KeyError, TypeError, AttributeError, PolicyError) as error:
         raise HostError(f"{source} is damaged: {error}", "delete the workspace and create it anew") from error
