@@ -108,6 +108,12 @@ def _lines() -> Iterator[tuple[str, bytes]]:
         yield f"method {method!r}", method + b" /CASE/smuggled HTTP/1.1" + rest
     yield "HTTP/0.9", b"GET /CASE/smuggled\r\n"
     yield "HTTP/0.9, LF", b"GET /CASE/smuggled\n"
+    for line in (
+        b"GET x://evil.test/CASE/smuggled", b"GET HTTP://evil.test/CASE/smuggled", b"Get /CASE/smuggled", b"GET CASE/smuggled",
+        b"M-SEARCH /CASE/smuggled", b"SOURCE x://evil.test/CASE/smuggled", b"OPTIONS /CASE/smuggled RTSP/1.0", b"OPTIONS * RTSP/1.0",
+        b"OPTIONS x://evil.test/CASE/smuggled RTSP/1.0", b"CONNECT evil.test:80", b"1 http://evil.test/CASE/smuggled",
+    ):  # fmt: skip
+        yield f"no version in {line!r}", line + rest
     yield "two blank lines", b"\r\n\r\n" + HIDDEN
     yield "bare LF everywhere", HIDDEN.replace(b"\r\n", b"\n")
     yield "bare CR everywhere", HIDDEN.replace(b"\r\n", b"\r")

@@ -28,8 +28,16 @@ _FIRST_WORD: Final = re.compile(rb"[\n" + _BLANK + rb"]*+([^\n\x7f\x00-\x08\x0e-
 _METHOD: Final = re.compile(rb"[A-Za-z][A-Za-z_-]{2,}")
 _VERSION: Final = re.compile(rb"HTTP/", re.IGNORECASE)
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
-# HTTP/0.9 has no version to be known by: a method in capitals and a path. PROXY announces what will be read behind it.
-_BARE_REQUEST: Final = re.compile(rb"[\n" + _BLANK + rb"]*+(?:[A-Z]++[" + _BLANK + rb"]++(?:/|https?:)|PROXY )")
+# A request line need not end in a version that anybody knows: nginx, squid and llhttp (Node.js, aiohttp) take one
+# without for HTTP/0.9, and llhttp reads fields behind it, Host among them; it takes RTSP/1.0 for a version, too. GET may
+# then ask for anything (http.server), and so does CONNECT. PROXY announces what will be read behind it.
+_TARGET: Final = rb"(?:[/*]|(?i:https?):|[A-Za-z][A-Za-z0-9+.-]*+://)"
+_BARE_REQUEST: Final = re.compile(
+    rb"[\n" + _BLANK + rb"]*+(?:[A-Za-z_-]++[" + _BLANK + rb"]++" + _TARGET + rb"|(?:GET|CONNECT)[" + _BLANK + rb"]++"
+    rb"[^\n" + _BLANK + rb"\x00-\x08\x0e-\x1b\x7f]|PROXY )"
+)
+# Apache takes any word for a method, where it is told to be lenient.
+_BEHIND_ANY_WORD: Final = re.compile(rb"[" + _BLANK + rb"]++" + _TARGET)
 _PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 # Protocols that begin like text and do not end their lines: AMQP, CORBA, RMI, XMPP, JSON. No server is known to take
 # these for the beginning of a request that takes nobody's bytes for a method.
@@ -105,7 +113,7 @@ def _sniff_text(data: bytes) -> Sniffed:
             return Sniffed.HTTP
         if not method_like:
             return Sniffed.OPAQUE
-    if version:
+    if version or (newline >= 0 and _BEHIND_ANY_WORD.match(data, after, end)):
         return Sniffed.HTTP
     return Sniffed.OPAQUE if newline >= 0 else _undecided(data)
 
