@@ -29,8 +29,8 @@ _METHOD: Final = re.compile(rb"[A-Za-z][A-Za-z_-]{2,}")
 _VERSION: Final = re.compile(rb"HTTP/", re.IGNORECASE)
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1b\x7f]")
 # A request line need not end in a version that anybody knows: nginx, squid and llhttp (Node.js, aiohttp) take one
-# without for HTTP/0.9, and llhttp reads fields behind it, Host among them; it takes RTSP/1.0 for a version, too. GET may
-# then ask for anything (http.server), and so does CONNECT. PROXY announces what will be read behind it.
+# without for HTTP/0.9, and llhttp reads fields behind it, Host among them; it takes RTSP/1.0 for a version, too. GET
+# may then ask for anything (http.server), and so does CONNECT. PROXY announces what will be read behind it.
 _TARGET: Final = rb"(?:[/*]|(?i:https?):|[A-Za-z][A-Za-z0-9+.-]*+://)"
 _BARE_REQUEST: Final = re.compile(
     rb"[\n" + _BLANK + rb"]*+(?:[A-Za-z_-]++[" + _BLANK + rb"]++" + _TARGET + rb"|(?:GET|CONNECT)[" + _BLANK + rb"]++"
