@@ -205,7 +205,25 @@ def _multicast() -> list[Packet]:
 def _truncated() -> list[Packet]:
     """F4: packets that end before their TCP or UDP header does."""
     frames = [ether() / ip(proto=17) / Raw(b"\x10\x00\x00\x7b"[:size]) for size in range(5)]
-    return frames + [ether() / ip(proto=6) / Raw(bytes(SYN)[:size]) for size in (0, 1, 4, 12)]
+    frames += [ether() / ip(proto=6) / Raw(bytes(SYN)[:size]) for size in (0, 1, 4, 12, 16)]
+    # Data offsets below five words, and those beyond the segment's end, by one byte.
+    ends = [(words, size) for words in range(5) for size in (20, 80)]
+    ends += [(words, 4 * words - 1) for words in range(5, 16)]
+    for port in (443, 53):
+        for words, size in ends:
+            segment = bytes(TCP(sport=4321, dport=port, flags="S", dataofs=words) / Raw(bytes(60)))
+            frames.append(ether() / ip(proto=6) / Raw(segment[:size]))
+    return frames
+
+
+def _lengths() -> list[Packet]:
+    """F4: datagrams that say they are shorter than their own header, or longer than they are."""
+    data = Raw(b"x" * 20)
+    return [
+        ether() / ip() / UDP(sport=4000, dport=port, len=length, chksum=0) / data
+        for port in (53, 123)
+        for length in (0, 1, 7, 29, 30, 65535)
+    ]
 
 
 def _checksums() -> list[Packet]:
@@ -265,6 +283,7 @@ FRAMES: dict[str, Make] = {
     "proto": _protocols,
     "multicast": _multicast,
     "truncated": _truncated,
+    "length": _lengths,
 }
 
 # Of `pieces`, as many datagrams as can never be whole.

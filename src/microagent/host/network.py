@@ -157,7 +157,8 @@ class Network:
             old_packets, old_size = self._reported.get(name, (0, 0))
             if packets > old_packets:
                 news[name] = (packets - old_packets, size - old_size)
-        self._reported = now
+        # A difference of the kernel's figures is one less for a moment, while it counts one after the other.
+        self._reported = now | {name: max(now[name], self._reported.get(name, (0, 0))) for name in ip_counters.COUNTERS}
         return news
 
     def remove(self) -> None:
