@@ -207,9 +207,17 @@ def test_a_reader_that_leaves_ends_the_command(box: Lab) -> None:
     wait_until_gone(box, "left")
 
 
+def test_output_that_cannot_be_written_ends_the_command_and_is_said(box: Lab) -> None:
+    command = f"{' '.join(box.argv('exec', NAME, 'yes', 'unwritten'))} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=box.environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the command's output: No space left on device\n")
+    wait_until_gone(box, "unwritten")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "what", "hint"),
     [
+        (("exec", "-w", "there", NAME, "true"), 2, "'there' is not an absolute path", "/"),
         (("exec", "nowhere", "true"), 1, "there is no workspace nowhere", "microagent ps"),
         (("exec", "No Where", "true"), 2, "not a workspace name", "a-z"),
         (("exec", NAME), 2, "no command is given", "--help"),

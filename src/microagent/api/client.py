@@ -51,22 +51,19 @@ class Client:
         async with self._request(method, path, json=body, params=query) as answer:
             return await answer.json()
 
+    @asynccontextmanager
     async def lines(
         self, path: str, query: Mapping[str, str], method: str = "GET", body: object = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        """The objects of an NDJSON answer as they come; a last line with an `error` is raised."""
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The objects of an NDJSON answer as they come, within the block; a last line with an `error` is raised."""
         async with self._request(method, path, json=body, params=query) as answer:
-            async for line in answer.content:
-                record = json.loads(line)
-                if "error" in record and "event" not in record:
-                    raise from_json(record)
-                yield record
+            yield _objects(answer)
 
-    async def chunks(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """The bytes of a streamed answer as they come."""
+    @asynccontextmanager
+    async def chunks(self, path: str, query: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a streamed answer as they come, within the block."""
         async with self._request("GET", path, params=query) as answer:
-            async for chunk in answer.content.iter_any():
-                yield chunk
+            yield aiter(answer.content.iter_any())
 
     @asynccontextmanager
     async def websocket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
@@ -96,6 +93,14 @@ class Client:
             hint = "run it as root, or join the group microagent"
             return ApiError("forbidden", f"you may not use the agent on {self._socket}", hint)
         return NoAgent(self._socket)
+
+
+async def _objects(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    async for line in answer.content:
+        record = json.loads(line)
+        if "error" in record and "event" not in record:
+            raise from_json(record)
+        yield record
 
 
 async def _json_or_nothing(answer: aiohttp.ClientResponse) -> object:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from microagent.audit import logfile
 from microagent.audit.verify import LogFile, Report, verify
-from microagent.errors import HostError
+from microagent.errors import HostError, Malformed
 
 LOG = "egress.jsonl"
 SEALS = "seals.jsonl"
@@ -66,20 +66,23 @@ def export(
 
 
 def verify_archive(path: Path) -> tuple[Report, Ed25519PublicKey]:
-    """What `export` wrote, against the key that came with it. HostError when it is no such archive."""
+    """What `export` wrote, against the key that came with it.
+
+    Malformed when it is no such archive, HostError when it cannot be read.
+    """
     try:
         with tarfile.open(path) as tar:
             members = {PurePosixPath(member.name).name: member for member in tar.getmembers() if member.isfile()}
             key = load_pem_public_key(_read(tar, members[KEY]))
             if not isinstance(key, Ed25519PublicKey):
-                raise HostError(f"{path}: its key is of another kind")
+                raise Malformed(f"{path}: its key is of another kind")
             names = sorted((name for name in members if _LOG_NAME.fullmatch(name)), reverse=True)
             # Oldest first: .7 … .1, and the one without a number is the newest.
             files = [LogFile(name, _tar_lines(tar, members[name])) for name in names]
             return verify(files, _read(tar, members[SEALS]).splitlines(), key, SEALS), key
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
         hint = "`microagent audit export` makes one"
-        raise HostError(f"{path} is no archive of a log: {error}", hint) from error
+        raise Malformed(f"{path} is no archive of a log, or a part of one", hint) from error
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -49,19 +49,26 @@ async def attached(socket: Path, path: str, first: dict[str, Any], *, signals: b
             loop.add_signal_handler(number, command.told, int(number))
         await websocket.send_json(first)
         try:
-            return await command.follow()
+            ended = await command.follow()
         finally:
             command.close()
+    if command.unwritten:
+        raise ApiError("failed", f"cannot write the command's output: {command.unwritten.strerror}")
+    return ended
 
 
 @dataclass
 class _Attached:
-    """One command; `ending` is the number of the signal that ends it, 0 while nobody wants that."""
+    """One command; `ending` is the number of the signal that ends it, 0 while nobody wants that.
+
+    `unwritten` is why its output could not be written, where that was not because nobody reads it.
+    """
 
     websocket: aiohttp.ClientWebSocketResponse
     signals: bool
     on_terminal: bool
     ending: int = 0
+    unwritten: OSError | None = None
     _started: bool = False
     _last_told: int = 0
     _on_its_way: int = 0
@@ -138,7 +145,9 @@ class _Attached:
         wanted.cancel()
         writing.cancel()
         await asyncio.wait([writing])
-        if not writing.cancelled() and isinstance(writing.exception(), BrokenPipeError):
+        error = None if writing.cancelled() else writing.exception()
+        if isinstance(error, OSError):
+            self.unwritten = None if isinstance(error, BrokenPipeError) else error
             self._broken()
 
     async def _watch_output(self) -> None:

@@ -8,7 +8,7 @@ import click
 
 from microagent.cli.agent_call import ask, with_agent
 from microagent.cli.output import Settings, json_option, note, say, say_json
-from microagent.errors import ApiError
+from microagent.errors import ApiError, Malformed
 
 
 @click.group()
@@ -52,22 +52,28 @@ def export(settings: Settings, name: str, output: str | None) -> None:
     if output == "-" and sys.stdout.isatty():
         raise ApiError("invalid", "a tar is nothing for a terminal", "redirect it, or name a file with --output")
 
-    async def fetch() -> None:
-        async with Client(settings.socket) as client:
-            chunks = client.chunks(path, {})
+    file_name = output or f"{name}.tar"
+
+    async def fetch() -> int:
+        async with Client(settings.socket) as client, client.chunks(path, {}) as chunks:
             # The file is made once there is something to write: an error leaves none.
             first = await anext(chunks, b"")
-            with _opened(output or f"{name}.tar") as file:
-                file.write(first)
+            with _opened(file_name) as file:
+                written = file.write(first)
                 async for chunk in chunks:
-                    file.write(chunk)
+                    written += file.write(chunk)
+            return written
 
     try:
-        with_agent(settings, lambda: asyncio.run(fetch()))
+        written = with_agent(settings, lambda: asyncio.run(fetch()))
     except OSError as error:
-        raise ApiError("failed", f"cannot write {output or name + '.tar'}: {error.strerror or error}") from error
-    if output != "-":
-        note(f"written to {output or name + '.tar'}; `microagent audit verify` reads it anywhere")
+        raise ApiError("failed", f"cannot write {file_name}: {error.strerror or error}") from error
+    if output == "-":
+        return
+    if settings.json:
+        say_json({"name": name, "file": file_name, "bytes": written})
+    else:
+        note(f"written to {file_name}; `microagent audit verify` reads it anywhere")
 
 
 def _opened(output: str) -> IO[bytes]:
@@ -90,7 +96,10 @@ def _of_file(file: str) -> dict[str, Any]:
 
     if not Path(file).is_file():
         raise ApiError("invalid", f"there is no file {file}", "`microagent audit export NAME` makes one")
-    report, key = verify_archive(Path(file))
+    try:
+        report, key = verify_archive(Path(file))
+    except Malformed as error:
+        raise ApiError("invalid", error.what, error.hint) from error
     return {"whole": report.whole, **asdict(report), "key": fingerprint(key)}
 
 

@@ -49,8 +49,8 @@ def _records(settings: Settings, name: str, flow: str) -> list[Record]:
     from microagent.audit.reader import UNREADABLE
 
     async def collect() -> list[Record]:
-        async with Client(settings.socket) as client:
-            lines = client.lines(workspace_path(checked_name(name), "egress"), {"flow": flow})
+        path = workspace_path(checked_name(name), "egress")
+        async with Client(settings.socket) as client, client.lines(path, {"flow": flow}) as lines:
             return [record async for record in lines if record.get("event") != UNREADABLE]
 
     return with_agent(settings, lambda: asyncio.run(collect()))

@@ -47,7 +47,7 @@ def egress(
     query |= {"denied": "1"} if denied else {}
     query |= {"limit": str(limit)} if limit is not None else {}
     if ident is not None:
-        if query or name is None:
+        if query or name is None or not ident:
             raise click.UsageError("--id explains one decision of workspace NAME; it goes with no other choice")
         from microagent.cli.decided import explain_decision
 
@@ -71,8 +71,7 @@ def _stream(settings: Settings, name: str | None, query: dict[str, str]) -> None
         query["limit"] = str(_BEGINS_WITH)
 
     async def stream() -> None:
-        async with Client(settings.socket) as client:
-            records = client.lines(path, query)
+        async with Client(settings.socket) as client, client.lines(path, query) as records:
             if live:
                 await _show_live(records, name)
                 return
@@ -100,11 +99,12 @@ def logs(settings: Settings, name: str, follow: bool, console: bool) -> None:
     from microagent.api.names import checked_name
     from microagent.cli.pipes import while_read
 
+    path = workspace_path(checked_name(name), "logs")
     query = {"source": "console" if console else "output"} | ({"follow": "1"} if follow else {})
 
     async def stream() -> None:
-        async with Client(settings.socket) as client:
-            async for chunk in client.chunks(workspace_path(checked_name(name), "logs"), query):
+        async with Client(settings.socket) as client, client.chunks(path, query) as chunks:
+            async for chunk in chunks:
                 if settings.json:
                     say_json({"text": chunk.decode("utf-8", "replace")})
                 else:

@@ -109,7 +109,8 @@ def _records(settings: Settings, name: str) -> list[dict[str, Any]]:
     from microagent.api.names import checked_name
 
     async def collect() -> list[dict[str, Any]]:
-        async with Client(settings.socket) as client:
-            return [record async for record in client.lines(workspace_path(checked_name(name), "egress"), {})]
+        path = workspace_path(checked_name(name), "egress")
+        async with Client(settings.socket) as client, client.lines(path, {}) as records:
+            return [record async for record in records]
 
     return with_agent(settings, lambda: asyncio.run(collect()))

@@ -1,5 +1,7 @@
 """The command `microagent`: which verbs there are, and how everything that goes wrong looks and exits."""
 
+import io
+import os
 import signal
 import sys
 from importlib import import_module
@@ -35,8 +37,19 @@ _VERBS = {
 EXIT = {"invalid": 2, "host": 3, "busy": 75}
 
 
+class _ReaderLeft(Exception):  # noqa: N818  (nothing went wrong)
+    """Nobody reads our output any more, as after `| head`."""
+
+
 class _Verbs(click.Group):
     """Knows its verbs without importing them."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """As any group; click would make 1 of a BrokenPipeError."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
         return list(_VERBS)
@@ -71,6 +84,7 @@ def app(settings: Settings, socket: str | None) -> None:
 def main() -> NoReturn:
     """Runs the command line and exits: 0 fine, 1 failed, 2 usage, 3 the host cannot, 75 try again, 128+N signal N."""
     settings = Settings()
+    _open_streams()
     try:
         code = app.main(obj=settings, standalone_mode=False, prog_name="microagent")
         sys.stdout.flush()
@@ -89,13 +103,30 @@ def main() -> NoReturn:
         code = _fail(settings, error)
     except (KeyboardInterrupt, click.Abort):
         code = 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output left, as `head` does; say nothing more, not even at exit.
-        sys.stdout = None
+    except (_ReaderLeft, BrokenPipeError):
+        sys.stdout = None  # say nothing more, not even at exit
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        code = _fail(settings, ApiError("internal", str(error)))
+        # What could not be written will not be at exit either.
+        sys.stdout = None
+        place = f"{error.filename}: " if error.filename else ""
+        code = _fail(settings, ApiError("failed", f"{place}{error.strerror or error}"))
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Whatever we were started with: no stream is closed, and no letter is more than ours can say.
+
+    Where one was closed, the next socket of ours would have its number, and what is printed.
+    """
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(lowest, True)
+    os.close(lowest)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  (they stay open)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _fail(settings: Settings, error: MicroagentError) -> int:

@@ -46,9 +46,9 @@ async def _pull(settings: Settings, body: dict[str, Any], stream: IO[str]) -> di
     from microagent.api.messages import PULL
     from microagent.cli.progress import display
 
-    async with Client(settings.socket) as client:
+    async with Client(settings.socket) as client, client.lines(PULL, {}, "POST", body) as progress:
         with display(body["image"], stream, as_json=settings.json) as shown:
-            async for said in client.lines(PULL, {}, "POST", body):
+            async for said in progress:
                 if said.get("event") == "ready":
                     return said
                 shown.show(said)

@@ -59,9 +59,10 @@ async def _follow(lab: Lab) -> dict[str, list[Any]]:
     views = {name: View(f"workspace {_WORKSPACE}", workspaces=False) for name in _WIDTHS}
     async with Client(lab.socket) as client:
         await client.call("POST", workspace_path(_WORKSPACE, "start"))
-        async for record in client.lines(workspace_path(_WORKSPACE, "egress"), {"follow": "1"}):
-            for view in views.values():
-                view.feed(record, time.monotonic())
+        async with client.lines(workspace_path(_WORKSPACE, "egress"), {"follow": "1"}) as records:
+            async for record in records:
+                for view in views.values():
+                    view.feed(record, time.monotonic())
     now = time.monotonic()
     return {
         name: [view.heading(_WIDTHS[name]), *view.leaving(_WIDTHS[name]), view.region(_WIDTHS[name], now)]

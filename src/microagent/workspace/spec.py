@@ -145,6 +145,13 @@ def _image(value: object) -> str:
     return text
 
 
+def _directory(value: object) -> str:
+    text = _text(value)
+    if text and not text.startswith("/"):
+        raise ApiError("invalid", f"workdir: {text!r} is not an absolute path", "write it from / on")
+    return text
+
+
 def _command(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("not a list of strings")
@@ -211,5 +218,5 @@ _EXEC_FIELDS: dict[str, Callable[[object], Any]] = {
     "command": _command,
     "env": _env,
     "user": _text,
-    "workdir": _text,
+    "workdir": _directory,
 }

@@ -244,6 +244,65 @@ def test_egress_filters_on_the_agents_side(agent: Agent) -> None:
     assert agent.microagent("egress", "b").returncode == 1
 
 
+@pytest.mark.parametrize("arguments", ["egress a", "--json egress a", "ps", "policy show a", "logs a --console"])
+def test_output_that_cannot_be_written_is_no_traceback(agent: Agent, arguments: str) -> None:
+    agent.create("a")
+    # More than fits into a pipe, so that a reader that leaves is always noticed.
+    log_of(agent, "a").write_text("".join(record(number % 60, "x" * 200) for number in range(500)))
+    (agent.state / "workspaces" / "a" / "console.log").write_text("said\n" * 50000)
+    full = {"error": {"code": "failed", "message": "No space left on device", "hint": ""}}
+    said = f"{json.dumps(full)}\n" if "--json" in arguments else "error: No space left on device\n"
+    # What is short may be gone before anybody leaves.
+    left = [0, 141] if arguments in ("ps", "policy show a") else [141]
+    for redirection, codes, stderr in (
+        ("> /dev/full", [1], said),
+        ("| head -n 1", left, ""),
+        (">&-", [0], ""),
+        (f"> {agent.home}/shown 2>&-", [0], ""),
+    ):
+        command = f"{sys.executable} -m microagent.cli {arguments} {redirection}; echo code ${{PIPESTATUS[0]}} >&2"
+        env = {**os.environ, "MICROAGENT_SOCKET": str(agent.socket)}
+        done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
+        assert done.stderr in [f"{stderr}code {code}\n" for code in codes], redirection
+
+
+def test_a_terminal_that_is_not_utf_8_is_served(agent: Agent) -> None:
+    agent.create("a")
+    log_of(agent, "a").write_text(record(1, "h.test", proto="tls", reason="name_not_listed"))
+    command = [sys.executable, "-m", "microagent.cli", "egress", "a"]
+    env = {**os.environ, "MICROAGENT_SOCKET": str(agent.socket)}
+    for encoding, dot in (("utf-8", "·"), ("latin-1", "·"), ("ascii", "?")):
+        done = subprocess.run(
+            command, env={**env, "PYTHONIOENCODING": encoding}, capture_output=True, encoding=encoding, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"tls {dot} name_not_listed" in done.stdout
+
+
+def test_an_id_that_is_none_explains_nothing(agent: Agent) -> None:
+    agent.create("a")
+    log_of(agent, "a").write_text(record(1, "h.test"))
+    done = agent.microagent("egress", "a", "--id", "")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_an_export_says_where_it_is_and_what_is_none_is_said(agent: Agent, tmp_path: Path) -> None:
+    agent.create("a")
+    log_of(agent, "a").write_text(record(1, "h.test"))
+    file = tmp_path / "a.tar"
+    answer = json.loads(agent.microagent("--json", "audit", "export", "a", "-o", str(file)).stdout)
+    assert answer == {"name": "a", "file": str(file), "bytes": file.stat().st_size}
+    for place, why in (("/dev/full", "No space left on device"), (f"{tmp_path}/none/a", "No such file or directory")):
+        done = agent.microagent("audit", "export", "a", "-o", place)
+        assert (done.returncode, done.stderr) == (1, f"error: cannot write {place}: {why}\n")
+    (tmp_path / "cut.tar").write_bytes(file.read_bytes()[:700])
+    (tmp_path / "b.tar").write_text("something else")
+    for name in ("cut.tar", "b.tar"):
+        done = agent.microagent("audit", "verify", str(tmp_path / name))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines()[0] == f"error: {tmp_path / name} is no archive of a log, or a part of one"
+
+
 def record(number: int, host: str, **fields: Any) -> str:
     common = {"v": 1, "ts": f"2026-01-02T03:04:{number:02}.000000Z", "id": f"id{number}", "flow": f"id{number}"}
     return json.dumps({**common, "event": "egress_deny", "host": host, **fields}) + "\n"
@@ -272,8 +331,8 @@ def test_following_all_workspaces_shows_those_made_later(agent: Agent) -> None:
 
     async def follow() -> list[tuple[str, str]]:
         seen = []
-        async with Client(agent.socket) as client:
-            async for one in client.lines(EGRESS_OF_ALL, {"follow": "1"}):
+        async with Client(agent.socket) as client, client.lines(EGRESS_OF_ALL, {"follow": "1"}) as records:
+            async for one in records:
                 seen.append((one["workspace"], one["host"]))
                 if len(seen) == 1:
                     await client.call("POST", WORKSPACES, {"name": "later", "image": "tiny"})
