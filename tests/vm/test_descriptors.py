@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from tests.vm.test_killed_agent import ask
 
 from microagent.api.messages import WORKSPACES, workspace_path
+from microagent.demo import world
 from microagent.demo.internet import Internet
 from microagent.demo.lab import Lab
 
@@ -80,6 +83,22 @@ def test_each_process_has_what_is_its_own(lab: Lab, two: dict[str, dict[str, int
         assert a
         assert b
         assert not a & b
+
+
+def test_a_guests_process_has_no_network_but_the_tap(lab: Lab, two: dict[str, dict[str, int]]) -> None:
+    """What a guest could do that has broken out of QEMU: make sockets, where nothing leads anywhere."""
+    reach = f"import socket; socket.create_connection(({world.API!r}, 80), timeout=5).close()"
+
+    def reached(pid: int) -> str:
+        inside = ["nsenter", "--net", "--target", str(pid), sys.executable, "-c", reach]
+        done = subprocess.run(inside, capture_output=True, text=True, check=False)
+        return done.stderr.splitlines()[-1] if done.returncode else "reached"
+
+    before = lab.internet.capture.flows()
+    assert {reached(roles["guest"]) for roles in two.values()} == {"OSError: [Errno 101] Network is unreachable"}
+    assert lab.internet.capture.flows() == before
+    # The control: from where the agent and its mediators are, one does get there.
+    assert reached(two["a"]["mediator"]) == "reached"
 
 
 def test_programs_that_the_agent_runs_get_no_descriptor(guest_dir: Path, images: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from microagent.demo.internet import Internet, python_environment
 from microagent.errors import HostError
+from microagent.guests.qemu import WORKSPACE_VARIABLE
 
 GUEST_DIR = Path("/var/cache/microagent/guest")
 
@@ -163,9 +164,10 @@ class Lab:
         return [json.loads(line) for line in answer.stdout.splitlines()]
 
     def processes(self) -> set[int]:
-        """All that runs in the host namespace: the agent, its mediators, its guests."""
+        """All that runs in the host namespace, the agent and its mediators, and its guests, which are in none of it."""
         namespace = self.internet.host.path.stat().st_ino
-        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_in(entry, namespace)}
+        guest = f"{WORKSPACE_VARIABLE}={self.directory}/".encode()
+        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _is_ours(entry, namespace, guest)}
 
     def mounts(self) -> list[str]:
         """Where something is mounted in the lab's directory."""
@@ -220,8 +222,10 @@ class Lab:
             libc.umount2(mount.encode(), _MNT_DETACH)
 
 
-def _is_in(process: Path, namespace: int) -> bool:
+def _is_ours(process: Path, namespace: int, guest: bytes) -> bool:
     try:
-        return (process / "ns" / "net").stat().st_ino == namespace
+        if (process / "ns" / "net").stat().st_ino == namespace:
+            return True
+        return any(word.startswith(guest) for word in (process / "environ").read_bytes().split(b"\0"))
     except OSError:  # it has just ended, or is a zombie
         return False

@@ -5,11 +5,13 @@ as well, and six listening sockets (see `lines`) carry the console, the command'
 (virtio ports 1 to 4; what the last one says is in `control`), and what else is run in it (port 5: see `exec`).
 QEMU goes on when the agent is gone,
 and `adopt_guest` finds it again. It runs under a user of its own with seccomp on and needs no other right than
-/dev/kvm's group. What happens then is `guest`'s.
+/dev/kvm's group, in a network namespace that holds nothing: the tap's descriptor works from there, and a guest that
+breaks out of QEMU has no other network. What happens then is `guest`'s.
 """
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -183,22 +185,22 @@ async def _connect(sockets: Path) -> list[Stream]:
 
 
 def _spawn(spec: GuestSpec, arguments: Sequence[str], inherited: Sequence[int], *, kvm: bool) -> Process:
+    if shutil.which(QEMU) is None:
+        raise missing(QEMU)
+    groups = [f"--groups={','.join(map(str, kvm_groups()))}"] if kvm and kvm_groups() else ["--clear-groups"]
+    # One becomes the other, with the same pid; root's rights are gone when QEMU begins.
+    become = ["unshare", "--net", "setpriv", f"--reuid={spec.uid}", f"--regid={spec.gid}", *groups, "--no-new-privs"]
     try:
         return Process.start(
-            [QEMU, *arguments],
+            [*become, QEMU, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=inherited,
-            user=spec.uid,
-            group=spec.gid,
-            extra_groups=kvm_groups() if kvm else [],
             start_new_session=True,
             cwd="/",
             # The variable is how a guest is found that was started by an agent which could not note it any more.
             env={"PATH": os.environ.get("PATH", os.defpath), WORKSPACE_VARIABLE: str(spec.sockets)},
         )
-    except FileNotFoundError as error:
-        raise missing(QEMU) from error
     except OSError as error:
         raise HostError(f"{QEMU} cannot be started: {error.strerror}") from error
