@@ -83,7 +83,9 @@ def test_a_name_that_is_a_path_or_worse(lab: Lab, name: str) -> None:
 
 def test_an_image_that_is_not_there(lab: Lab) -> None:
     refused(lab.cli("run", "/nowhere", "true"), 1, "there is no directory /nowhere", "docker-archive:FILE")
-    refused(lab.cli("run", "Nowhere", "true"), 2, "upper case", "nowhere")
+    refused(lab.cli("run", "Nowhere:V1", "true"), 2, "upper case", "write nowhere:V1")
+    refused(lab.cli("run", "/etc/passwd", "true"), 2, "/etc/passwd is no directory", "docker-archive:FILE")
+    refused(lab.cli("run", "", "true"), 2, "'' is not an image reference", "python:3.12")
     assert json.loads(lab.cli("ps", "--json").stdout) == {"workspaces": []}
 
 

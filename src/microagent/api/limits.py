@@ -1,4 +1,4 @@
-"""What a workspace's mediator may take at most, and how long it waits (contract 12). Pure.
+"""What a workspace's mediator may take at most, and how long it waits (contract 12); what a guest may have. Pure.
 
 All are whole numbers, so that they read the same in agent.yaml, in the settings of a mediator and in a record.
 """
@@ -76,3 +76,9 @@ RANGES: dict[str, tuple[int, int]] = {
     "connection_bytes_per_second": (0, _MOST),
 }
 DEFAULT_LIMITS = Limits()
+
+# What a guest may have.
+MEMORY_MIB = range(64, 1024 * 1024 + 1)
+CPUS = range(1, 65)
+# What it may write, in MiB: room for the file system's own, and what ext4 holds in blocks of 4 KiB.
+DISK_MIB = range(64, 16 * 1024 * 1024 + 1)

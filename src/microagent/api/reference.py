@@ -165,7 +165,8 @@ def _checked_registry(text: str, registry: str) -> str:
 
 def _check_repository(text: str, registry: str, repository: str) -> None:
     if repository != repository.lower():
-        raise _wrong(text, "has upper case in its name", f"write {repository.lower()}")
+        written = repository.removeprefix("library/")
+        raise _wrong(text, "has upper case in its name", f"write {text.replace(written, written.lower(), 1)}")
     for component in repository.split("/"):
         if not _COMPONENT.match(component):
             hint = "a-z and 0-9, inside also one . or _, __ or hyphens; or give a path: ./DIR"

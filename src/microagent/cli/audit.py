@@ -17,7 +17,7 @@ def audit() -> None:
     """Verify and export the record of a workspace."""
 
 
-@audit.command()
+@audit.command(short_help="Check a record against its chain and seals.")
 @click.argument("log", metavar="NAME|FILE")
 @json_option
 @click.pass_obj
@@ -35,7 +35,7 @@ def verify(settings: Settings, log: str) -> None:
         raise SystemExit(1)
 
 
-@audit.command()
+@audit.command(short_help="Write a record as one tar, to be verified elsewhere.")
 @click.argument("name")
 @click.option("-o", "--output", metavar="FILE", help="Where to; NAME.tar by default, - for standard output.")
 @json_option

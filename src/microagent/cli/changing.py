@@ -15,7 +15,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _for_option = click.option("--for", "length", metavar="TIME", help="Only for 90s, 10m, 2h or 7d.")
 
 
-@click.command()
+@click.command(short_help="Let a workspace reach HOST.")
 @click.argument("name")
 @click.argument("entry", metavar="HOST")
 @_for_option
@@ -26,7 +26,7 @@ def allow(settings: Settings, name: str, entry: str, length: str | None) -> None
     _add(settings, name, "allow", entry, length)
 
 
-@click.command()
+@click.command(short_help="Let a workspace reach HOST, and never intercept its TLS.")
 @click.argument("name")
 @click.argument("entry", metavar="HOST")
 @_for_option
@@ -37,7 +37,7 @@ def passthrough(settings: Settings, name: str, entry: str, length: str | None) -
     _add(settings, name, "passthrough", entry, length)
 
 
-@click.command()
+@click.command(short_help="Take HOST out of a workspace's policy.")
 @click.argument("name")
 @click.argument("entry", metavar="HOST")
 @json_option
@@ -47,7 +47,7 @@ def revoke(settings: Settings, name: str, entry: str) -> None:
     _change(settings, name, {"op": "revoke", "entry": entry}, f"{entry} revoked")
 
 
-@click.command("set")
+@click.command("set", short_help="Give a workspace the policy in FILE instead of its own.")
 @click.argument("name")
 @click.argument("file")
 @json_option

@@ -19,7 +19,7 @@ from microagent.cli.show import settings_facts
 @resource_options
 @registry_option
 @click.option("--file", metavar="FILE", help="A microagent.yaml; flags win over it.")
-@click.option("--dry-run", is_flag=True, help="Check everything, show the settings, make nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the settings and show them; make nothing.")
 @json_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj

@@ -20,7 +20,7 @@ def image() -> None:
     """List, pull and remove images."""
 
 
-@image.command()
+@image.command(short_help="List images, and who uses them.")
 @json_option
 @click.pass_obj
 def ls(settings: Settings) -> None:
@@ -35,7 +35,7 @@ def ls(settings: Settings) -> None:
     table(("IMAGE", "DIGEST", "SIZE", "MADE", "USED BY"), rows)
 
 
-@image.command()
+@image.command(short_help="Pull an image from its registry, or make one of a file.")
 @click.argument("ref")
 @registry_option
 @json_option
@@ -55,7 +55,7 @@ def pull(settings: Settings, ref: str, insecure_registry: bool) -> None:
         say(f"{ref}: ready ({answer['digest']})")
 
 
-@image.command()
+@image.command(short_help="Remove an image that nobody uses.")
 @click.argument("ref")
 @json_option
 @click.pass_obj

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from microagent.decision.engine import Engine
 
 
-@click.command()
+@click.command(short_help="Show a workspace's policy, and where it was written.")
 @click.argument("name")
 @json_option
 @click.pass_obj
@@ -30,7 +30,7 @@ def show(settings: Settings, name: str) -> None:
     table(("VERB", "ENTRY", "ORIGIN", "UNTIL"), rows)
 
 
-@click.command()
+@click.command(short_help="Print the policy that would have allowed what was allowed.")
 @click.argument("name")
 @json_option
 @click.pass_obj
@@ -45,7 +45,7 @@ def suggest(settings: Settings, name: str) -> None:
         say(text.rstrip("\n"))
 
 
-@click.command()
+@click.command(short_help="Say which past decisions another policy would change.")
 @click.argument("name")
 @click.option("--policy", "file", metavar="FILE", required=True, help="The policy to try.")
 @click.option("--mode", metavar="MODE", default="strict", help="The mode to try it in: strict (default) or guarded.")

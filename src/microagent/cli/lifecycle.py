@@ -63,7 +63,8 @@ def delete(settings: Settings, name: str, force: bool, yes: bool) -> None:
     path = workspace_path(checked_name(name))
     if not (yes or settings.json) and sys.stdin.isatty() and sys.stderr.isatty() and _is_there(settings, path):
         question = f"Delete workspace {name}, with all that was written in it and its record of egress?"
-        click.confirm(question, abort=True, err=True)
+        if not click.confirm(question, err=True):
+            raise ApiError("failed", f"workspace {name} was not deleted")
     answer = ask(settings, "DELETE", path, query={"force": "1"} if force else None)
     if settings.json:
         say_json(answer)

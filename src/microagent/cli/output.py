@@ -84,7 +84,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        pretty = Table(*headings, box=None, header_style="bold", pad_edge=False)
+        pretty = Table(box=None, header_style="bold", pad_edge=False)
+        for heading in headings:
+            # On a narrow terminal an address or a digest goes on in the next line: half of one is of no use.
+            pretty.add_column(heading, overflow="fold")
         for row in cells:
             pretty.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         Console().print(pretty)

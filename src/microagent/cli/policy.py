@@ -19,7 +19,7 @@ def policy() -> None:
     """Check, explain, change and learn policies."""
 
 
-@policy.command()
+@policy.command(short_help="Read a policy file; say what is in it, or what is wrong.")
 @click.argument("file")
 @json_option
 @click.pass_obj
@@ -39,7 +39,7 @@ def check(settings: Settings, file: str) -> None:
     say(f"{file}: fine, {counts}, digest {found.digest}")
 
 
-@policy.command()
+@policy.command(short_help="Say what would happen to a host, an address or a URL, and why.")
 @click.option("--policy", "file", metavar="FILE", help="Ask this policy instead of a workspace's.")
 @click.option("--mode", metavar="MODE", help="With --policy: guarded (default) or strict.")
 @click.argument("words", nargs=-1, metavar="[NAME] TARGET")

@@ -48,6 +48,8 @@ def run(
 ) -> None:
     """Run COMMAND in a new workspace made from IMAGE, and delete the workspace afterwards.
 
+    IMAGE is a name in a registry (python:3.12), a directory, an OCI layout, a docker archive, or `base`.
+
     Exits with the command's own code, 128+N when signal N ended it.
     """
     import asyncio

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from microagent.api.limits import CPUS, DISK_MIB, MEMORY_MIB
 from microagent.errors import ApiError, PolicyError, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,11 +25,18 @@ _KEYS = {
     "disk": "disk_mib",
 }
 
+
+def _within(allowed: range) -> click.IntRange:
+    return click.IntRange(allowed[0], allowed[-1])
+
+
 _OPTIONS = (
     click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable; K alone passes yours on."),
-    click.option("--memory", "memory_mib", type=int, metavar="MiB", help="Memory (default 1024)."),
-    click.option("--cpus", type=int, metavar="N", help="Processors (default 1)."),
-    click.option("--disk", "disk_mib", type=int, metavar="MiB", help="What it may write (default 16384)."),
+    click.option("--memory", "memory_mib", type=_within(MEMORY_MIB), metavar="MiB", help="Memory (default 1024)."),
+    click.option("--cpus", type=_within(CPUS), metavar="N", help="Processors (default 1)."),
+    click.option(
+        "--disk", "disk_mib", type=_within(DISK_MIB), metavar="MiB", help="What it may write (default 16384)."
+    ),
     click.option(
         "--upstream-ca",
         multiple=True,

@@ -31,7 +31,7 @@ def ps(settings: Settings) -> None:
             one["egress"]["mode"],
             one["image"],
             textwrap.shorten(_command(one), _WIDEST_COMMAND, placeholder="…"),
-            one["started"] or "",
+            _moment(one["started"]),
         )
         for one in answer["workspaces"]
     ]
@@ -64,8 +64,8 @@ def _facts(one: dict[str, Any]) -> list[tuple[str, str]]:
         ("digest", one["digest"]),
         *settings_facts(one),
         ("policy", one["policy_digest"]),
-        ("created", one["created"]),
-        ("started", one["started"]),
+        ("created", _moment(one["created"])),
+        ("started", _moment(one["started"])),
         ("uptime", _duration(one["uptime_seconds"])),
         ("exit code", one["exit_code"]),
         ("mediator", _process(one["mediator_pid"], one["mediator_uid"])),
@@ -107,12 +107,17 @@ def _traffic(sums: dict[str, int]) -> list[tuple[str, str]]:
         ("dns", f"{sums['questions_allowed']} allowed, {sums['questions_denied']} denied"),
         ("requests", str(sums["requests"])),
         ("bytes", f"{size(sums['bytes_out'])} out, {size(sums['bytes_in'])} in"),
-        ("dropped", f"{sums['dropped_packets']} packets"),
+        ("dropped", f"{sums['dropped_packets']} packet{'' if sums['dropped_packets'] == 1 else 's'}"),
     ]
 
 
 def _process(pid: int | None, uid: int) -> str:
     return "" if pid is None else f"pid {pid}, uid {uid}"
+
+
+def _moment(when: str | None) -> str:
+    """A time of the agent's (RFC 3339, UTC), to the second."""
+    return f"{when[:19]}Z" if when else ""
 
 
 def _duration(seconds: int | None) -> str:

@@ -36,7 +36,8 @@ class _Wish:
     flows: int = 0
     bytes_out: int = 0
     bytes_in: int = 0
-    handshake_failed: bool = False
+    refused_ours: int = 0
+    took_ours: bool = False
     passed_through: bool = False
     inside: bool = False
 
@@ -105,8 +106,10 @@ def _tally(wish: _Wish, record: Record) -> None:
         case "egress_close" | "egress_udp_close":
             wish.bytes_out += _number(record.get("bytes_out"))
             wish.bytes_in += _number(record.get("bytes_in"))
+            # Where one client takes our certificate, another may have left for a reason of its own, as `doctor` does.
+            wish.took_ours |= record.get("tls") == "intercept" and _number(record.get("bytes_out")) > 0
         case "egress_mitm_handshake_error":
-            wish.handshake_failed = True
+            wish.refused_ours += 1
 
 
 def _number(value: object) -> int:
@@ -117,7 +120,7 @@ def _lines(wishes: dict[str, _Wish]) -> Iterator[_Line]:
     """The entries, before the engine has had its say."""
     families: dict[str, list[str]] = {}
     for host, wish in wishes.items():
-        if wish.handshake_failed or wish.passed_through:
+        if wish.passed_through or (wish.refused_ours and not wish.took_ours):
             yield _Line(Verb.PASSTHROUGH, host, [host])
         elif wish.inside or not (domain := registered_domain(host)):
             yield _Line(Verb.ALLOW, host, [host])
@@ -194,8 +197,11 @@ def _notes(line: _Line, wishes: dict[str, _Wish]) -> Iterator[str]:
         yield f"where {line.hosts[0]} leads"
     if shared := shared_suffix(line.text.removeprefix(".")):
         yield f"multi-tenant: strangers have names under {shared} too"
+    refused = sum(wish.refused_ours for wish in seen)
+    if line.verb is Verb.ALLOW and refused:
+        yield f"{refused} of these the guest left before it sent anything: a client that pins would need passthrough"
     if line.verb is Verb.PASSTHROUGH:
-        if any(wish.handshake_failed for wish in seen):
+        if refused:
             yield "the guest refused our certificate: it pins its own, or does not trust the workspace's CA"
         else:
             yield "as it was: an entry kept its TLS from being intercepted"

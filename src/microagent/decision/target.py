@@ -17,6 +17,14 @@ _SCHEMES: Final = {
     "http": (Proto.HTTP, 80),
     "ws": (Proto.HTTP, 80),
     "ssh": (Proto.TCP, 22),
+    "git": (Proto.TCP, 9418),
+    "ftp": (Proto.TCP, 21),
+    "postgres": (Proto.TCP, 5432),
+    "postgresql": (Proto.TCP, 5432),
+    "mysql": (Proto.TCP, 3306),
+    "redis": (Proto.TCP, 6379),
+    "tcp": (Proto.TCP, None),
+    "udp": (Proto.UDP, None),
 }
 # Live flows are known by their first bytes; a question about a port has to guess.
 _PORTS: Final = {80: Proto.HTTP, 443: Proto.TLS, 8080: Proto.HTTP, 8443: Proto.TLS}
@@ -25,13 +33,17 @@ _FORMS: Final = "a target is a name, host:port, a URL or an address: api.example
 
 def parse_target(text: str) -> Question:
     """The question a flow to `text` would put: TLS on port 443 where neither is said. Raises PolicyError."""
-    proto, port, authority = None, 443, text
+    proto: Proto | None = None
+    port: int | None = 443
+    authority = text
     if found := _URL.match(text):
         authority = found[2]
-        proto, port = _SCHEMES.get(found[1].lower(), (None, 443))
+        proto, port = _SCHEMES.get(found[1].lower(), (None, None))
     host, said = _split(authority)
     if said:
         port = _port(text, said)
+    if port is None:
+        _refuse(text, "has a scheme that says no port: write one after the host")
     name, address = _host(text, host)
     return Question(proto or _PORTS.get(port, Proto.TCP), port, name=name, address=address)
 

@@ -162,6 +162,8 @@ class ImageStore:
             if len(full) == 1:
                 return full[0], ""
         name = ref if ref in names else str(parse_image(ref))
+        if name not in names and ref in self._builtins():
+            raise ApiError("not_found", f"{ref} is built in, and no disk has been made of it", "microagent image ls")
         if name not in names:
             raise ApiError("not_found", f"there is no image {name} on this machine", "microagent image ls")
         return names[name][0], name

@@ -73,6 +73,8 @@ def inspect(local: Local, caller: Caller) -> Rootfs | Layout | Archive:
         raise ApiError("not_found", f"there is no {error.filename or local.path}", _HINT) from error
     except OSError as error:
         raise HostError(f"the image {str(local)!r} cannot be read: {error}") from error
+    if path.exists():
+        raise ApiError("invalid", f"{local.path} is no directory", _HINT)
     raise ApiError("not_found", f"there is no directory {local.path}", _HINT)
 
 

@@ -113,7 +113,7 @@ class Maker:
         os.chown(disk, 0, 0)
         disk.chmod(0o600)
         ready = self._shelf.find(digest)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return ready or self._shelf.put(draft, digest, config, now)
 
 

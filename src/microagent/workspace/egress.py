@@ -85,7 +85,7 @@ class Egress:
     def to_json(self) -> dict[str, Any]:
         """`mode` and `entries`; a grant is an entry with `until`, RFC 3339."""
         granted = entries_to_json(grant.entry for grant in self.grants)
-        ends = [grant.until.astimezone(UTC).isoformat(timespec="seconds") for grant in self.grants]
+        ends = [f"{grant.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for grant in self.grants]
         entries = entries_to_json(self.entries) + [
             item | {"until": end} for item, end in zip(granted, ends, strict=True)
         ]

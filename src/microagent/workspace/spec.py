@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from microagent.api.limits import CPUS, DISK_MIB, MEMORY_MIB
 from microagent.api.names import checked_name
 from microagent.errors import ApiError, PolicyError, Problem
 from microagent.pki.roots import parse_roots
@@ -15,10 +16,6 @@ from microagent.policy.model import Mode
 from microagent.workspace.egress import Egress
 from microagent.workspace.egress import from_json as egress_from_json
 
-MEMORY_MIB = range(64, 1024 * 1024 + 1)
-CPUS = range(1, 65)
-# What a guest may write, in MiB: room for the file system's own, and what ext4 holds in blocks of 4 KiB.
-DISK_MIB = range(64, 16 * 1024 * 1024 + 1)
 # The kernel refuses one argument or variable over 128 KiB; refusing it here names the culprit.
 _LONGEST_STRING = 128 * 1024 - 1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -141,7 +138,8 @@ def _text(value: object) -> str:
 def _image(value: object) -> str:
     text = _text(value)
     if not text or text.startswith("-") or not text.isprintable():
-        raise ValueError(f"{text!r} is not an image reference")
+        hint = "a name in a registry, such as python:3.12, a path, such as ./DIR, or `base`"
+        raise ApiError("invalid", f"{text!r} is not an image reference", hint)
     return text
 
 

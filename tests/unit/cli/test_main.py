@@ -108,6 +108,20 @@ def test_what_an_error_quotes_cannot_colour_a_terminal() -> None:
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.parametrize("group", ["policy", "audit", "image"])
+def test_what_a_verb_does_is_said_whole(group: str) -> None:
+    done = microagent(group, "--help", COLUMNS="80")
+    assert (done.returncode, "..." in done.stdout.partition("Commands:")[2]) == (0, False)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--memory", "0"), ("--cpus", "65"), ("--disk", "1")])
+def test_a_size_that_cannot_be_names_its_flag(flag: str, value: str) -> None:
+    for verb in (("run", flag, value, "base"), ("create", "a", "--image", "base", flag, value)):
+        done = microagent(*verb)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"'{flag}': {value} is not in the range" in done.stderr.splitlines()[0]
+
+
 def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m microagent.cli --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

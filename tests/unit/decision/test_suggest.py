@@ -46,6 +46,19 @@ def test_suggest_is_a_policy_that_strict_mode_allows_the_same_with() -> None:
     assert (found.decisions, found.changes) == (10, ())
 
 
+def test_a_host_whose_certificate_a_client_took_stays_one_to_intercept() -> None:
+    """`doctor` begins a handshake with an allowed host, and leaves; a client that pins never sends anything."""
+    left = record("egress_mitm_handshake_error", host="api.test", dst="203.0.113.5:443")
+    close = {"host": "api.test", "dst": "203.0.113.5:443", "tls": "intercept"}
+    used = record("egress_close", **close, bytes_out=75, bytes_in=200)
+    unused = record("egress_close", **close, bytes_out=0, bytes_in=0)
+    for records in ([left, unused, used], [used, left, unused]):
+        text = suggest([allowed("api.test"), *records])
+        assert lists(text) == {"allow": ["api.test"], "passthrough": []}
+        assert "  # 1 of these the guest left before it sent anything" in text
+    assert lists(suggest([allowed("api.test"), left, unused])) == {"allow": [], "passthrough": ["api.test"]}
+
+
 def test_a_name_that_yaml_takes_for_a_number_stays_a_name() -> None:
     """A guest can ask for any name; one of these would make the whole file one that no reader takes."""
     names = ["1.5e5", "1.e-5", "12_0.3e-7"]
