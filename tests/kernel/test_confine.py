@@ -1,11 +1,14 @@
 """What a mediator that has been taken over could still do: as itself, after all four stages, and before them."""
 
 import errno
+import fcntl
 import json
+import mmap
 import os
 import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,28 @@ def _connect_to(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         stream.connect(path)
 
+
+def _overwrite_by_position(log: int) -> None:
+    fcntl.fcntl(log, fcntl.F_SETFL, 0)
+    os.lseek(log, 0, os.SEEK_SET)
+    os.write(log, b"f")
+
+
+def _overwrite_by_mapping(log: int) -> None:
+    with mmap.mmap(log, 0) as mapped:
+        mapped[:1] = b"f"
+
+
+def _overwrite_by_name(log: int) -> None:
+    with Path(f"/proc/self/fd/{log}").open("r+b", buffering=0) as again:
+        again.write(b"f")
+
+
+REWRITINGS: dict[str, Callable[[int], None]] = {
+    "by position": _overwrite_by_position,
+    "by a mapping": _overwrite_by_mapping,
+    "by its name": _overwrite_by_name,
+}
 
 ATTEMPTS: dict[str, Callable[[Path], object]] = {
     "an internet socket": lambda _: _open(socket.AF_INET),
@@ -85,3 +110,28 @@ def test_only_the_internet_is_left_to_a_confined_process() -> None:
         after = in_a_child(place, confined=True)
     assert {name for name, code in after.items() if code == 0} == LEFT
     assert set(after.values()) <= {0, errno.EPERM, errno.EACCES}
+
+
+@pytest.mark.parametrize("how", REWRITINGS)
+def test_a_confined_process_writes_its_log_at_the_end_and_nowhere_else(tmp_path: Path, how: str) -> None:
+    log = tmp_path / "log"
+    written = {}
+    for confined in (False, True):
+        log.write_bytes(b"the truth\n")
+        descriptor = os.open(log, os.O_RDWR | os.O_APPEND)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if confined:
+                    confine(UID, 64)
+                with suppress(OSError):
+                    REWRITINGS[how](descriptor)
+                os.write(descriptor, b"more\n")
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(descriptor)
+        written[confined] = log.read_bytes()
+    assert written[True] == b"the truth\nmore\n"
+    # The control: root without those bounds could.
+    assert written[False].startswith(b"f")

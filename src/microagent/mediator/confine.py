@@ -5,16 +5,18 @@ How this works. The process begins as a fork of the nursery, which is root. In t
 2. identity: no supplementary groups, then the workspace's own gid and uid, for good; that empties the capability
    sets; no_new_privs, so that nothing executed later could gain any;
 3. files: a Landlock ruleset that allows nothing: no path can be opened, made or executed from here on;
-4. system calls: those that a relay makes, and no others (seccomp), and sockets for IPv4 and IPv6 alone; what is refused
-   fails with EPERM.
+4. system calls: those that a relay makes, and no others (seccomp), sockets for IPv4 and IPv6 alone, and nothing that
+   would let the log be written but at its end; what is refused fails with EPERM.
 Sockets that are open stay open: the listeners in the workspace's namespace, the log, the line to the agent.
 """
 
 import ctypes
+import fcntl
 import os
 import resource
 import socket
 import sys
+import termios
 
 import seccomp
 
@@ -36,13 +38,16 @@ _OTHER_DESCRIPTORS = 2048
 
 _SYSCALLS = """
     accept4 bind brk clock_gettime clock_nanosleep close connect dup epoll_create1 epoll_ctl epoll_pwait epoll_wait
-    exit exit_group fcntl fstat newfstatat futex getpeername getpid getrandom getsockname getsockopt gettid ioctl
-    lseek madvise memfd_create mmap mprotect mremap munmap openat pipe2 poll pread64 read recvfrom recvmsg
+    exit exit_group fstat newfstatat futex getpeername getpid getrandom getsockname getsockopt gettid
+    lseek madvise memfd_create mprotect mremap munmap openat pipe2 poll pread64 read recvfrom recvmsg
     restart_syscall rt_sigaction rt_sigprocmask rt_sigreturn sched_yield sendmsg sendto setsockopt shutdown sigaltstack
     splice write writev
 """
 # New sockets are for the internet alone: not for the host's own services on unix sockets, nor for netlink.
 _SOCKET_DOMAINS = (socket.AF_INET, socket.AF_INET6)
+# Whether it blocks, whether it goes to children, where TCP's urgent mark is, and whether it is a terminal (ioctl(2)).
+_REQUESTS = (0x5421, 0x5450, 0x5451, 0x8905, termios.TCGETS)
+_MAP_TYPE, _MAP_PRIVATE = 0x0F, 0x02
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,6 +89,11 @@ def _seccomp() -> None:
         rules.add_rule(seccomp.ALLOW, name)
     for domain in _SOCKET_DOMAINS:
         rules.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, domain))
+    for request in _REQUESTS:
+        rules.add_rule(seccomp.ALLOW, "ioctl", seccomp.Arg(1, seccomp.EQ, request))
+    # F_SETFL could take the log's O_APPEND away, and a shared mapping writes wherever it likes.
+    rules.add_rule(seccomp.ALLOW, "fcntl", seccomp.Arg(1, seccomp.NE, fcntl.F_SETFL))
+    rules.add_rule(seccomp.ALLOW, "mmap", seccomp.Arg(3, seccomp.MASKED_EQ, _MAP_TYPE, _MAP_PRIVATE))
     rules.load()
 
 
