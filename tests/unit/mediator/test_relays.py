@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import select
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -80,6 +82,10 @@ def receive_all(sock: socket.socket) -> bytes:
     while chunk := sock.recv(1 << 16):
         data += chunk
     return bytes(data)
+
+
+def readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 def test_splice_keeps_every_byte_and_both_half_closes(ends: Ends) -> None:
@@ -202,6 +208,37 @@ def test_an_upload_and_a_download_pass_through_a_conversation(ends: Ends) -> Non
     assert back == response + download
     assert records[0].fields["bytes_out"] == len(request) + SIZE
     assert records[0].fields["bytes_in"] == len(response) + SIZE
+
+
+def test_what_waits_in_crumbs_takes_no_more_room_than_what_waits_whole(ends: Ends) -> None:
+    """A server that sends byte by byte to a guest that does not read."""
+    loop = Loop()
+    ends.near_guest.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    ends.guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    ends.server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    http_relay(loop, ends, []).start()
+    ends.guest.sendall(REQUEST)
+    while not readable(ends.server):
+        loop.reactor.turn()
+    whole, crumbs = 100_000, 20_000
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (whole + crumbs)
+    ends.server.sendall(head + b"w" * whole)
+    while readable(ends.near_server):
+        loop.reactor.turn()
+    tracemalloc.start()
+    for _ in range(crumbs):
+        ends.server.sendall(b"c")
+        loop.reactor.turn()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    with loop:
+        back = b""
+        while len(back) < len(head) + whole + crumbs:
+            back += ends.guest.recv(1 << 16)
+        ends.guest.close()
+    assert back == head + b"w" * whole + b"c" * crumbs
+    # All of the queue may have been copied once, into room for twice as much.
+    assert grown < 3 * (whole + crumbs)
 
 
 def test_a_refusal_reaches_a_guest_that_is_still_uploading(ends: Ends) -> None:
