@@ -1,14 +1,15 @@
 """The agent's configuration file, decoded strictly: an unknown key or a wrong type is an error with its place."""
 
+from collections.abc import Callable
 from collections.abc import Mapping as Ranges
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from microagent.api.documents import Mapping, decode, unknown
 from microagent.api.limits import DEFAULT_LIMITS, RANGES, Limits
-from microagent.errors import HostError, PolicyError
+from microagent.errors import HostError, PolicyError, Problem
 from microagent.guests.workshop import DEFAULT_BOUNDS, Bounds
 from microagent.guests.workshop import RANGES as IMAGE_RANGES
 from microagent.policy.addresses import Network
@@ -16,7 +17,6 @@ from microagent.policy.model import Verb
 from microagent.policy.parse import parse_entry
 
 DEFAULT_FILE = Path("/etc/microagent/agent.yaml")
-_NO_PATHS = ("upstream_ca", "private", "limits", "images", "metrics", "otlp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +50,21 @@ def load(file: Path | None) -> Config:
     file = file or DEFAULT_FILE
     try:
         text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise HostError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        raise HostError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise HostError(f"cannot read {file}: not UTF-8 text", "save the file as UTF-8") from error
     document = decode(text, str(file), {field.name for field in fields(Config)})
-    config = Config()
-    if "upstream_ca" in document.values:
-        config = replace(config, upstream_ca=_paths(document, "upstream_ca"))
-    if "private" in document.values:
-        config = replace(config, private=_networks(document, "private"))
-    if "limits" in document.values:
-        config = replace(config, limits=Limits(**_numbers(document, "limits", RANGES)))
-    if "images" in document.values:
-        config = replace(config, images=Bounds(**_numbers(document, "images", IMAGE_RANGES)))
-    if "metrics" in document.values:
-        config = replace(config, metrics=_metrics(document))
-    if "otlp" in document.values:
-        config = replace(config, otlp=_otlp(document))
-    # mypy cannot know that every other field is a path.
-    paths: dict[str, Any] = {key: _path(document, key) for key in document.values if key not in _NO_PATHS}
-    return replace(config, **paths)
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key in document.values:
+        try:
+            values[key] = _READERS.get(key, _path)(document, key)
+        except PolicyError as error:
+            problems += error.problems
+    if problems:
+        raise PolicyError(tuple(problems))
+    return Config(**values)
 
 
 def _path(document: Mapping, key: str) -> Path:
@@ -103,8 +99,8 @@ def _networks(document: Mapping, key: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def _metrics(document: Mapping) -> str:
-    value = document.values["metrics"]
+def _metrics(document: Mapping, key: str) -> str:
+    value = document.values[key]
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
         if value.startswith("/") or (
@@ -113,11 +109,11 @@ def _metrics(document: Mapping) -> str:
             return value
     hint = "write metrics: 127.0.0.1:9464, or metrics: /run/microagent/metrics.sock"
     what = "metrics is neither a loopback address with a port nor the path of a socket"
-    raise PolicyError((document.problem("metrics", what, hint),))
+    raise PolicyError((document.problem(key, what, hint),))
 
 
-def _otlp(document: Mapping) -> str:
-    value = document.values["otlp"]
+def _otlp(document: Mapping, key: str) -> str:
+    value = document.values[key]
     try:
         url = urlsplit(value) if isinstance(value, str) else urlsplit("")
         good = url.scheme in ("http", "https") and url.hostname and not url.username and url.port != 0
@@ -125,7 +121,7 @@ def _otlp(document: Mapping) -> str:
         good = False
     if not good or any(char.isspace() for char in value):
         what = "otlp is not the URL of a collector's logs"
-        raise PolicyError((document.problem("otlp", what, "write otlp: http://127.0.0.1:4318/v1/logs"),))
+        raise PolicyError((document.problem(key, what, "write otlp: http://127.0.0.1:4318/v1/logs"),))
     return str(value)
 
 
@@ -144,3 +140,22 @@ def _numbers(document: Mapping, key: str, ranges: Ranges[str, tuple[int, int]]) 
     if problems:
         raise PolicyError(tuple(problems))
     return value
+
+
+def _limits(document: Mapping, key: str) -> Limits:
+    return Limits(**_numbers(document, key, RANGES))
+
+
+def _images(document: Mapping, key: str) -> Bounds:
+    return Bounds(**_numbers(document, key, IMAGE_RANGES))
+
+
+# Every other key is a path.
+_READERS: dict[str, Callable[[Mapping, str], Any]] = {
+    "upstream_ca": _paths,
+    "private": _networks,
+    "limits": _limits,
+    "images": _images,
+    "metrics": _metrics,
+    "otlp": _otlp,
+}

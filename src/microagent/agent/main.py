@@ -165,5 +165,7 @@ def _tidy(directory: Path) -> None:
 def _pem_texts(files: tuple[Path, ...]) -> tuple[str, ...]:
     try:
         return tuple(file.read_text("ascii") for file in files)
-    except (OSError, UnicodeDecodeError) as error:
-        raise HostError(f"cannot read upstream_ca: {error}") from error
+    except OSError as error:
+        raise HostError(f"upstream_ca: cannot read {error.filename}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise HostError("upstream_ca: a file that is not PEM certificates", "list files of PEM certificates") from error

@@ -12,6 +12,8 @@ from microagent.errors import ApiError
 # What a set-up that failed said last: enough for the error and what led to it, and less than a terminal.
 _LINES = 10
 _TAIL = 4096
+# How each set-up that failed ends in the log (guests.bootdisk); what is before that was the one before.
+_FAILED = "microagent: setup command "
 
 
 async def until_prepared(supervisor: Supervisor, output: Path) -> None:
@@ -26,7 +28,7 @@ async def until_prepared(supervisor: Supervisor, output: Path) -> None:
             raise ApiError("conflict", f"workspace {supervisor.record.name} was stopped while it was set up")
     if (failure := supervisor.failure) is not None:
         if isinstance(failure, SetupFailed):
-            said = "\n".join((failure.what, *await asyncio.to_thread(_last_lines, output)))
+            said = "\n".join((failure.what, *await asyncio.to_thread(last_lines, output)))
             raise ApiError(failure.code, f"{supervisor.record.name}: {said}", failure.hint)
         raise failure
 
@@ -40,8 +42,10 @@ async def _over(supervisor: Supervisor, life: Life) -> None:
         await cancelled(began)
 
 
-def _last_lines(path: Path) -> list[str]:
-    """As the guest wrote them: whoever shows them makes them inert."""
+def last_lines(path: Path) -> list[str]:
+    """Of the last set-up, as the guest wrote them: whoever shows them makes them inert. OSError."""
     with open_log(path) as log:
         log.seek(max(0, path.stat().st_size - _TAIL))
-        return log.read().decode("utf-8", "replace").splitlines()[-_LINES:]
+        lines = log.read().decode("utf-8", "replace").splitlines()
+    begins = max((n for n, line in enumerate(lines[:-1], 1) if line.startswith(_FAILED)), default=0)
+    return lines[begins:][-_LINES:]

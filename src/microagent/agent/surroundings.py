@@ -21,10 +21,11 @@ _SECONDS = 2.0
 
 async def keep_told(fleet: Fleet) -> None:
     """Tells every running workspace of changes; runs until it is cancelled."""
-    before = await _look(fleet.services.config)
+    look = Looker(fleet.services.config).look
+    before = await look()
     while True:
         await asyncio.sleep(_SECONDS)
-        now = await _look(fleet.services.config)
+        now = await look()
         if now == before or now is None:
             continue
         before = now
@@ -32,10 +33,21 @@ async def keep_told(fleet: Fleet) -> None:
         await asyncio.gather(*(supervisor.refresh() for supervisor in fleet.all()))
 
 
-async def _look(config: Config) -> tuple[ResolvConf, frozenset[str]] | None:
-    """resolv.conf and addresses; None while they cannot be read, as in the middle of a change: nothing changes then."""
-    try:
-        return read_resolv_conf(config.resolv_conf), await asyncio.to_thread(host_addresses)
-    except (HostError, OSError) as error:
-        log.warning("surroundings not read error=%r", str(error))
-        return None
+class Looker:
+    """Reads both; what keeps it from that is said once, and not every two seconds."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._said = ""
+
+    async def look(self) -> tuple[ResolvConf, frozenset[str]] | None:
+        """resolv.conf and addresses; None while they cannot be read, as in the middle of a change."""
+        try:
+            found = read_resolv_conf(self._config.resolv_conf), await asyncio.to_thread(host_addresses)
+        except (HostError, OSError) as error:
+            if str(error) != self._said:
+                log.warning("surroundings not read error=%r", str(error))
+            self._said = str(error)
+            return None
+        self._said = ""
+        return found

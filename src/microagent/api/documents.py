@@ -14,9 +14,10 @@ from microagent.errors import PolicyError, Problem
 from microagent.policy.document import Items, Node, Other, Pairs, Text, read_yaml
 
 Explain: TypeAlias = Callable[[str], tuple[str, str] | None]
+Judge: TypeAlias = Callable[[str, Any], tuple[str, str] | None]
 
 _WORDS = {"true": True, "false": False}
-_WHOLE = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,16 @@ def _unexplained(_: str) -> None:
     return None
 
 
-def decode(text: str, source: str, keys: Collection[str], explain: Explain = _unexplained) -> Mapping:
+def _unjudged(_: str, __: Any) -> None:
+    return None
+
+
+def decode(
+    text: str, source: str, keys: Collection[str], explain: Explain = _unexplained, judge: Judge = _unjudged
+) -> Mapping:
     """The mapping in a YAML text; PolicyError with all that is wrong with it, keys not in `keys` among that.
 
-    `explain` may give (what, hint) for an unknown key that deserves more than that.
+    `explain` may give (what, hint) for an unknown key that deserves more than that, `judge` for a key and its value.
     """
     try:
         root, problems = read_yaml(text, source)
@@ -48,9 +55,14 @@ def decode(text: str, source: str, keys: Collection[str], explain: Explain = _un
     # The reader's hints speak of policies.
     reader = _Reader(source, explain, [replace(problem, hint="") for problem in problems])
     pairs = [] if root is None else reader.pairs(root, keys)
-    values = {key: reader.value(value) for key, (_, value) in pairs}
+    values = {}
+    for key, (node, value) in pairs:
+        before = len(reader.problems)
+        values[key] = reader.value(value)
+        if len(reader.problems) == before and (wrong := judge(key, values[key])):
+            reader.report(node, *wrong)
     if reader.problems:
-        raise PolicyError(tuple(reader.problems))
+        raise PolicyError(tuple(sorted(reader.problems, key=lambda problem: (problem.line, problem.column))))
     return Mapping(source, values, {key: (node.line, node.column) for key, (node, _) in pairs})
 
 
@@ -65,17 +77,17 @@ class _Reader:
     def pairs(self, node: Node, keys: Collection[str] | None) -> list[tuple[str, tuple[Node, Node]]]:
         """Key, its node and its value's; `keys` None accepts every key once."""
         if not isinstance(node, Pairs):
-            self._report(node, "not a mapping")
+            self.report(node, "not a mapping")
             return []
         found: dict[str, tuple[Node, Node]] = {}
         for key, value in node.pairs:
             if not isinstance(key, Text):
-                self._report(key, "a key that is not text")
+                self.report(key, "a key that is not text")
             elif key.value in found:
-                self._report(key, f"{key.value} is there twice")
+                self.report(key, f"{key.value} is there twice")
             elif keys is not None and key.value not in keys:
                 what, hint = self._explain(key.value) or unknown(key.value, keys)
-                self._report(key, what, hint)
+                self.report(key, what, hint)
             else:
                 found[key.value] = (key, value)
         return list(found.items())
@@ -93,10 +105,12 @@ class _Reader:
                 return _WORDS[node.shown]
             case Other() if _WHOLE.fullmatch(node.shown):
                 return int(node.shown)
-        self._report(node, f"{node.what} that has no meaning here", f'if it is text, write "{node.shown}"')
+        what = "no value" if node.shown in ("", "~", "null") else f"{node.what} that has no meaning here"
+        self.report(node, what, f'if it is text, write "{node.shown}"')
         return None
 
-    def _report(self, node: Node, what: str, hint: str = "") -> None:
+    def report(self, node: Node, what: str, hint: str = "") -> None:
+        """One more problem."""
         self.problems.append(Problem(what, hint, self._source, node.line, node.column))
 
 

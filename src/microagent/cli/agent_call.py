@@ -73,8 +73,8 @@ def _start_agent(socket: Path) -> None:
             # Another command may have started one in the same moment, and that one has the lock.
             end = min(end, time.monotonic() + _OTHER_READY_WITHIN)
         if time.monotonic() > end:
-            what = f"the agent did not start: {_last_line(log)}"
-            raise ApiError("no_agent", what, f"see {log}, and microagent doctor")
+            why, hint = _last_words(log)
+            raise ApiError("no_agent", f"the agent did not start: {why}", hint or f"see {log}, and microagent doctor")
         time.sleep(0.05)
 
 
@@ -83,6 +83,8 @@ def _answers(path: Path) -> bool:
         return sock.connect_ex(str(path)) == 0
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path) -> tuple[str, str]:
+    """The last error in the agent's log, and its hint if it has one."""
     lines = log.read_text(errors="replace").strip().splitlines()
-    return next((line for line in reversed(lines) if not line.startswith("hint:")), "it wrote nothing")
+    hint = lines.pop().removeprefix("hint: ") if lines and lines[-1].startswith("hint: ") else ""
+    return (lines[-1].removeprefix("error: ") if lines else "it wrote nothing"), hint

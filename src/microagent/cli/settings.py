@@ -96,14 +96,12 @@ def read_workspace_file(file: str) -> dict[str, Any]:
         raise ApiError("invalid", f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise PolicyError((Problem("not UTF-8 text", "save the file as UTF-8", file),)) from error
-    document = decode(text, file, _KEYS, _elsewhere)
-    problems = [
-        document.problem(key, f"{key}: {what}", _FORMS.get(key, ""))
-        for key, value in document.values.items()
-        if (what := wrong(_KEYS[key], value))
-    ]
-    if problems:
-        raise PolicyError(tuple(problems))
+
+    def judge(key: str, value: Any) -> tuple[str, str] | None:
+        what = wrong(_KEYS[key], value)
+        return (f"{key}: {what}", _FORMS.get(key, "")) if what else None
+
+    document = decode(text, file, _KEYS, _elsewhere, judge)
     return {_KEYS[key]: value for key, value in document.values.items()}
 
 

@@ -14,6 +14,9 @@ def nft_bindings() -> str:
     except ImportError as error:
         hint = "apt-get install python3-nftables, and make the venv with --system-site-packages"
         raise HostError(f"the nftables bindings cannot be imported: {error}", hint) from error
+    if os.geteuid() != 0:
+        # The library would say so by itself, past everybody.
+        raise HostError("cannot be tried by this user", "run doctor as root")
     code, _, problem = nftables.Nftables().cmd("list tables")
     if code:
         raise HostError(f"nft refuses: {problem.strip()}", "run doctor as root")

@@ -51,7 +51,7 @@ class Archive:
 
 
 def inspect(local: Local, caller: Caller) -> Rootfs | Layout | Archive:
-    """What lies at a path. ApiError when there is nothing, or nothing `caller` may read; HostError for nonsense."""
+    """What lies at a path. ApiError when there is nothing, nothing `caller` may read, or nonsense; HostError."""
     path = Path(local.path)
     try:
         with acting_as(caller):
@@ -65,7 +65,7 @@ def inspect(local: Local, caller: Caller) -> Rootfs | Layout | Archive:
             if colon and (Path(before) / "oci-layout").exists():
                 return _layout(Path(before), tag, caller)
     except Malformed as error:
-        raise HostError(f"the image {str(local)!r} cannot be read: {error.what}") from error
+        raise ApiError("failed", f"the image {str(local)!r} cannot be read: {error.what}", error.hint) from error
     except PermissionError as error:
         what = f"you may not read {error.filename or local.path}"
         raise ApiError("forbidden", what, "the agent reads images with your rights: chmod it, or use sudo") from error

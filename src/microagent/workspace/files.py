@@ -23,7 +23,7 @@ def open_directory(name: str | Path, parent: int | None = None) -> int:
     found = os.fstat(fd)
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         os.close(fd)
-        raise HostError(f"{name} can be written by others", f"chown root {name} && chmod 0700 {name}")
+        raise HostError(f"{name} can be written by others", f"chown root {name} && chmod go-w {name}")
     return fd
 
 

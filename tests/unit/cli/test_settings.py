@@ -65,6 +65,20 @@ def test_all_that_is_wrong_in_a_file_is_named_with_its_place(tmp_path: Path) -> 
     assert "as a list of shell commands" in caught.value.hint
 
 
+def test_wrong_keys_do_not_hide_wrong_values(tmp_path: Path) -> None:
+    text = "image: base\ncpu: 2\ncpus: 0\nimage: other\ndisk: -5\nmemory:\n"
+    with pytest.raises(PolicyError) as caught:
+        made(tmp_path, text)
+    said = [line.partition("microagent.yaml:")[2] for line in caught.value.what.splitlines()]
+    assert said == [
+        "2:1: unknown key 'cpu'",
+        "3:1: cpus: not a whole number from 1 to 64",
+        "4:1: image is there twice",
+        "5:1: disk: not a whole number from 64 to 16777216",
+        "6:8: no value",
+    ]
+
+
 @pytest.mark.parametrize("text", ["image: base\nname: b\n", "cpus: 1\n", "image: base\nenv: [A]\n", "imag: base\n"])
 def test_files_that_cannot_be(tmp_path: Path, text: str) -> None:
     with pytest.raises(MicroagentError):
