@@ -331,7 +331,7 @@ async def test_what_tools_can_write_to_is_their_bench_alone(store: ImageStore, p
     script = f"""
 echo fine > bench-file
 for try in 'echo evil > {canary}/file' 'mount -o remount,rw /' 'mknod {canary}/null c 1 3' \
-    'mount --bind / /mnt' 'kill -0 {os.getpid()}' 'echo x > /proc/sys/kernel/hostname'; do
+    'echo evil > /dev/zero' 'mount --bind / /mnt' 'kill -0 {os.getpid()}' 'echo x > /proc/sys/kernel/hostname'; do
   sh -c "$try" 2> /dev/null && echo "did: $try"
 done
 grep -E 'CapEff|NoNewPrivs' /proc/self/status; ls /sys/class/net | grep -v lo; cat /proc/net/dev | tail -n +3 | wc -l

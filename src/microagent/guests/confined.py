@@ -2,7 +2,8 @@
 
 How this works. `confined.py SETTINGS PROGRAM [ARG...]`, SETTINGS being JSON (see `Settings`). In a mount namespace of
 its own the directory appears at PLACE, and everything else becomes read-only for good, since no right to mount is
-kept. So whatever an image's layers, or a registry's answers, make the program do, the kernel keeps it in there. Then
+kept, and loses its devices, which can be written to on a read-only file system too: the host's disks are among them.
+So whatever an image's layers, or a registry's answers, make the program do, the kernel keeps it in there. Then
 go the network if it is not needed, all capabilities but those named, and, where it is not root's work, root itself.
 The program dies with the agent.
 """
@@ -17,6 +18,8 @@ from typing import TypedDict
 
 # A directory that every Linux has, that anybody may pass through to, and in which nobody keeps an image.
 PLACE = "/sys/kernel"
+# The one device that programs cannot do without.
+_NULL = os.devnull
 
 CAPABILITIES = {"chown": 0, "dac_override": 1, "fowner": 3, "fsetid": 4, "mknod": 27, "setfcap": 31}
 _LAST_CAPABILITY = 63
@@ -61,8 +64,10 @@ def become(settings: Settings, program: list[str]) -> None:
     check(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "mount private")
     place, directory = PLACE.encode(), settings["directory"].encode()
     check(libc.mount(directory, place, None, ctypes.c_ulong(_MS_BIND), None), "mount --bind")
-    set_mount("/", _AT_RECURSIVE, _RDONLY | _NOSUID, 0)
-    set_mount(PLACE, 0, _NODEV, _RDONLY)
+    check(libc.mount(_NULL.encode(), _NULL.encode(), None, ctypes.c_ulong(_MS_BIND), None), "mount --bind")
+    set_mount("/", _AT_RECURSIVE, _RDONLY | _NOSUID | _NODEV, 0)
+    set_mount(_NULL, 0, 0, _NODEV)
+    set_mount(PLACE, 0, 0, _RDONLY)
     os.chdir(PLACE)
 
     kept = {CAPABILITIES[name] for name in settings["capabilities"]}
