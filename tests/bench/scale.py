@@ -7,6 +7,8 @@ they are measured in turns, the best of each counts, since whatever else runs ca
 
 import asyncio
 import contextlib
+import gc
+import mmap
 import os
 import statistics
 import sys
@@ -29,6 +31,7 @@ from microagent.agent.bringup import build
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
 from microagent.agent.outbox import Outbox
+from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.agent.services import Services, netns_directory
 from microagent.agent.spawner import Spawner
@@ -52,6 +55,7 @@ _ENTRY: Final = {"verb": "allow", "entry": NAME, "origin": "bench"}
 _MANY: Final = int(os.environ.get("MICROAGENT_BENCH_WORKSPACES", "500"))
 _GROUP: Final = 25  # set-up times that are compared by their median
 _TURNS: Final = 3
+_MEGABYTES: Final = 8  # what a workspace takes of memory, the kernel's included
 _IDLE_SECONDS: Final = 10
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -118,11 +122,15 @@ class Many:
         undo.callback(release_directory, netns_directory(config))
         for one in (store, ledger, seals):
             undo.callback(one.close)
+        _touch_memory(_MANY * _MEGABYTES << 20)
+        gc.freeze()  # as the agent does
+        undo.callback(gc.unfreeze)
         self._stack = AsyncExitStack()
         undo.callback(lambda: room.call(self._stack.aclose(), seconds=600))
         spawner = room.call(self._stack.enter_async_context(Spawner.started(ca)))
+        rounds = room.call(self._stack.enter_async_context(Rounds.going()))
         images = ImageStore(directory / "images", directory / "built")
-        self._services = Services(config, store, ledger, spawner, images, None, seals, Outbox(config))
+        self._services = Services(config, store, ledger, spawner, images, None, seals, Outbox(config), rounds)
 
     async def _add(self) -> None:
         services, now, name = self._services, datetime.now(UTC), f"w{len(self.keepers)}"
@@ -134,6 +142,13 @@ class Many:
         keeping = asyncio.create_task(keeper.keep())
         self._stack.push_async_callback(_cancelled, keeping)
         self.keepers.append(keeper)
+
+
+def _touch_memory(size: int) -> None:
+    """A machine whose host gives it memory as that is first touched would seem to slow down with each workspace."""
+    with mmap.mmap(-1, size) as memory:
+        for place in range(0, size, mmap.PAGESIZE):
+            memory[place] = 1
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

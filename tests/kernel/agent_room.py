@@ -14,6 +14,7 @@ from microagent.agent.config import Config
 from microagent.agent.keeper import Keeper
 from microagent.agent.ledger import Ledger
 from microagent.agent.outbox import Outbox
+from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.agent.services import Services, netns_directory
 from microagent.agent.spawner import Spawner
@@ -36,9 +37,9 @@ async def agent(directory: Path, **settings: Any) -> AsyncIterator[Services]:
     )
     store, seals, ledger = Store(config.state_dir), Seals(config.state_dir), Ledger(config.run_dir)
     with closing(store), closing(seals), closing(ledger):
-        async with Spawner.started(()) as spawner:
+        async with Spawner.started(()) as spawner, Rounds.going() as rounds:
             images = ImageStore(directory / "images", directory / "built")
-            yield Services(config, store, ledger, spawner, images, None, seals, Outbox(config))
+            yield Services(config, store, ledger, spawner, images, None, seals, Outbox(config), rounds)
     release_directory(netns_directory(config))
 
 

@@ -18,6 +18,7 @@ from microagent.agent.bringup import build
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
 from microagent.agent.outbox import Outbox
+from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.agent.services import Services, netns_directory
 from microagent.agent.spawner import Spawner
@@ -77,9 +78,9 @@ async def cycles(directory: Path, count: int, at_once: int) -> tuple[dict[str, o
     config = Config(state_dir=directory / "state", run_dir=directory / "run", resolv_conf=directory / "resolv.conf")
     store, ledger, seals = Store(config.state_dir), Ledger(config.run_dir), Seals(config.state_dir)
     try:
-        async with Spawner.started(()) as spawner:
+        async with Spawner.started(()) as spawner, Rounds.going() as rounds:
             images = ImageStore(directory / "images", directory / "built")
-            services = Services(config, store, ledger, spawner, images, None, seals, Outbox(config))
+            services = Services(config, store, ledger, spawner, images, None, seals, Outbox(config), rounds)
             turn = asyncio.Semaphore(at_once)
 
             async def one(number: int) -> None:

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 from tests.kernel.agent_room import NAME, agent, workspace, write
 
-from microagent.agent import sealer
+from microagent.agent import rounds, sealer
 from microagent.agent.keeper import Keeper
 from microagent.agent.services import Services
 from microagent.audit.archive import verify_log
@@ -54,7 +54,7 @@ async def test_what_is_written_is_sealed_within_a_second_or_so_and_to_the_last_w
 
 
 async def test_rotation_loses_nothing_with_mediators_killed_at_any_time(tmp_path: Path) -> None:
-    with patch.object(sealer, "ROTATE_BYTES", 10_000), patch.object(sealer, "_SECONDS", 0.05):
+    with patch.object(sealer, "ROTATE_BYTES", 10_000), patch.object(rounds, "_SECONDS", 0.05):
         async with agent(tmp_path) as services:
             async with workspace(services) as keeper:
                 for round_ in range(8):
@@ -75,7 +75,7 @@ async def test_rotation_loses_nothing_with_mediators_killed_at_any_time(tmp_path
 
 
 async def test_the_oldest_file_goes_and_its_last_seal_stays(tmp_path: Path) -> None:
-    with patch.object(sealer, "ROTATE_BYTES", 3_000), patch.object(sealer, "_SECONDS", 0.05):
+    with patch.object(sealer, "ROTATE_BYTES", 3_000), patch.object(rounds, "_SECONDS", 0.05):
         async with agent(tmp_path) as services:
             async with workspace(services) as keeper:
                 for _ in range(12):

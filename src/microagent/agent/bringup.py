@@ -163,8 +163,8 @@ async def keep_mediated(
 
     if running is None:
         running = await acquire(undo, spawn(), Mediator.stop)
-    keeper = Keeper(record.name, network, running, spawn)
-    sealer = Sealer(services.store, services.seals, record.name, switched)
+    keeper = Keeper(record.name, network, running, services.rounds, spawn)
+    sealer = Sealer(services.rounds, services.store, services.seals, record.name, switched)
     # Its last seal is made after the mediator's last word.
     undo.push_async_callback(cancelled, asyncio.create_task(sealer.keep_sealed(keeper)))
     # By then it may be another one than this one.

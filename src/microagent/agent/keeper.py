@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from microagent.agent.mediators import Mediator
+from microagent.agent.rounds import Rounds
 from microagent.errors import HostError
 from microagent.host.network import Network
 
@@ -22,10 +23,6 @@ log = logging.getLogger(__name__)
 _DELAYS = (0.0, 0.2, 0.6, 1.2, 3.0)
 # A mediator that lived this long was not part of a row.
 _SETTLED = 60.0
-# Changed rules are put back within 2 s (contract 11).
-_PATROL = 1.0
-# A mediator that hangs lets nothing through, for as long as nobody notices.
-_CHECKUP = 5.0
 
 
 @dataclass
@@ -35,6 +32,7 @@ class Keeper:
     workspace: str
     network: Network
     mediator: Mediator
+    rounds: Rounds
     spawn: Callable[[], Awaitable[Mediator]]
     replaced: Callable[[], None] = lambda: None
     # Held while the policy changes, and while this changes mediator or rules: neither sees half of the other.
@@ -44,33 +42,35 @@ class Keeper:
 
     async def keep(self) -> None:
         """Runs until it is cancelled. HostError when the workspace can no longer be mediated; its tap is down then."""
-        checked = monotonic()
         try:
             while True:
-                await asyncio.wait([self.mediator.ended], timeout=_PATROL)
+                await self._until_anything()
                 if self.mediator.ended.done():
                     await self._replace(self.mediator.ended.result())
                 elif await self._repaired():
                     log.warning("rules repaired workspace=%s", self.workspace)
-                elif monotonic() - checked > _CHECKUP:
-                    await self._check()
-                    checked = monotonic()
         except (HostError, OSError) as error:
             with contextlib.suppress(HostError, OSError):
                 await asyncio.to_thread(self.network.lower_tap)
             raise HostError(f"workspace {self.workspace} cannot be mediated: {error}") from error
 
+    async def _until_anything(self) -> None:
+        """Returns when the mediator has ended, or somebody has touched the network."""
+        touched = self.rounds.until(self._look)
+        try:
+            await asyncio.wait((self.mediator.ended, touched), return_when=asyncio.FIRST_COMPLETED)
+            if touched.done():
+                touched.result()
+        finally:
+            touched.cancel()
+
+    def _look(self) -> bool:
+        self.mediator.look()
+        return not self.network.untouched
+
     async def _repaired(self) -> bool:
-        if self.network.untouched:
-            return False
         async with self.changing:
             return await asyncio.to_thread(self.network.repair)
-
-    async def _check(self) -> None:
-        # One that fails ends, which the next round sees.
-        with contextlib.suppress(HostError, OSError):
-            async with self.changing:
-                await self.mediator.check()
 
     async def _replace(self, reason: str) -> None:
         log.warning("mediator ended workspace=%s pid=%d reason=%r", self.workspace, self.mediator.pid, reason)

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -24,6 +25,7 @@ from microagent.agent.ledger import Ledger
 from microagent.agent.metrics_server import serving_metrics
 from microagent.agent.outbox import Outbox
 from microagent.agent.peers import group_id, listen
+from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.agent.server import application
 from microagent.agent.services import Services, netns_directory, sockets_directory
@@ -67,6 +69,8 @@ def main(config_file: Path | None = None) -> None:
     if sys.version_info < (3, 12):
         # Python 3.12 has it by itself: no thread for each program that waits for it to end.
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
+    # A full collection stops everybody: it looks only at what comes from now on, and not at all that was loaded.
+    gc.freeze()
     with _alone(config.state_dir), _alone(config.run_dir):
         asyncio.run(_serve(config))
 
@@ -124,9 +128,10 @@ async def _fleet(config: Config) -> AsyncIterator[Fleet]:
         stack.callback(seals.close)
         mediators = await stack.enter_async_context(Spawner.started(_pem_texts(config.upstream_ca)))
         outbox = Outbox(config)
+        rounds = await stack.enter_async_context(Rounds.going())
         images = ImageStore(config.state_dir / "images", config.guest_dir / "images", config.images)
         await asyncio.to_thread(images.sweep)
-        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals, outbox)
+        services = Services(config, store, ledger, mediators, images, _cgroups(config, stack), seals, outbox, rounds)
         fleet = Fleet(services, await asyncio.to_thread(sweep, services))
         # Once more after the server has gone: a request may have started one while the others were stopped.
         stack.push_async_callback(partial(fleet.close, stop=False))

@@ -15,6 +15,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from microagent.agent.keeper import Keeper
+from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.audit import logfile
 from microagent.audit.chain import head
@@ -23,7 +24,6 @@ from microagent.workspace.store import EGRESS, Store
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 1.0
 # Contract 10.
 ROTATE_BYTES = 64 << 20
 
@@ -31,27 +31,29 @@ ROTATE_BYTES = 64 << 20
 class Sealer:
     """Seals and rotates the log of one workspace for as long as it runs."""
 
-    def __init__(self, store: Store, seals: Seals, name: str, switched: Callable[[int], None]) -> None:
+    def __init__(self, rounds: Rounds, store: Store, seals: Seals, name: str, switched: Callable[[int], None]) -> None:
         """`switched` is given the descriptor of the new file after a rotation, or when the log was taken away."""
+        self._rounds = rounds
         self._store = store
         self._seals = seals
         self._name = name
         self._switched = switched
+        self._path = str(store.path(name, EGRESS))
         self._inode = 0
+        self._sealed = 0, 0
 
     async def keep_sealed(self, keeper: Keeper) -> None:
         """Runs until it is cancelled, with a last seal then."""
-        sealed, self._inode = (0, 0), self._stamp()[0]
+        self._inode = self._stamp()[0]
         try:
             while True:
-                await asyncio.sleep(_SECONDS)
-                # An idle workspace costs one stat, since there may be hundreds.
+                await self._rounds.until(self._look)
                 now = self._stamp()
                 if now[0] != self._inode:
                     await self._try(self._make_anew(keeper))
                     now = self._stamp()
-                if now != sealed and await self._try(asyncio.to_thread(self.seal)):
-                    sealed = now
+                if now != self._sealed and await self._try(asyncio.to_thread(self.seal)):
+                    self._sealed = now
                 if now[1] >= ROTATE_BYTES:
                     await self._try(self._rotate(keeper))
         finally:
@@ -97,11 +99,14 @@ class Sealer:
             for file in files:
                 file.close()
 
+    def _look(self) -> bool:
+        return self._stamp() != self._sealed or self._sealed[1] >= ROTATE_BYTES
+
     def _stamp(self) -> tuple[int, int]:
         """Which file the log is, and how long."""
         try:
-            found = self._store.path(self._name, EGRESS).stat()
-        except FileNotFoundError:
+            found = os.stat(self._path)  # noqa: PTH116  (as often as this is asked, a Path's own costs as much again)
+        except OSError:
             return 0, 0
         return found.st_ino, found.st_size
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from microagent.agent.config import Config
 from microagent.agent.ledger import Ledger
 from microagent.agent.outbox import Outbox
+from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
@@ -35,3 +36,4 @@ class Services:
     cgroups: Cgroups | None
     seals: Seals
     outbox: Outbox
+    rounds: Rounds

@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 GRACE = 10
 # The RuntimeError that Python makes of clone(2) refusing.
 _NO_THREAD = "can't start new thread"
-# How late a grant may end. Looking is one comparison; a timer would not notice a clock that was set.
-_GRANT_PATROL = 0.5
 
 
 class SetupFailed(ApiError):  # noqa: N818  (like GuestGone, the name is the fact)
@@ -274,13 +272,16 @@ class Supervisor:
     async def _end_grants(self) -> None:
         """Takes grants out of the running policy as they end."""
         while True:
-            await asyncio.sleep(_GRANT_PATROL)
-            end = self.record.spec.egress.next_end()
-            if end is not None and end <= datetime.now(UTC):
-                try:
-                    await self.change_egress(lambda egress: egress, "the end of a grant")
-                except (MicroagentError, OSError) as error:
-                    log.error("grant not ended workspace=%s reason=%r", self.record.name, str(error))
+            # A timer would not notice a clock that was set.
+            await self._services.rounds.until(self._grant_ended)
+            try:
+                await self.change_egress(lambda egress: egress, "the end of a grant")
+            except (MicroagentError, OSError) as error:
+                log.error("grant not ended workspace=%s reason=%r", self.record.name, str(error))
+
+    def _grant_ended(self) -> bool:
+        end = self.record.spec.egress.next_end()
+        return end is not None and end <= datetime.now(UTC)
 
     def _spec_of_now(self) -> WorkspaceSpec:
         spec = self.record.spec

@@ -2,8 +2,8 @@
 
 import fcntl
 import os
+import socket
 import struct
-from pathlib import Path
 
 from pyroute2 import IPRoute
 
@@ -17,31 +17,36 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000  # lets QEMU hand over segments of up to 64 KiB instead of frames of 1500 bytes
 
-# Per-namespace settings, each with the reason it is not the kernel's default.
+# Settings of the namespace below /proc/sys/net, each with the reason it is not the kernel's default.
 _SYSCTLS = {
-    # No IPv6 on either side: the guest has no address for it, and the host answers nothing.
-    "net/ipv6/conf/all/disable_ipv6": "1",
-    "net/ipv6/conf/default/disable_ipv6": "1",
-    # With a local route for every address the kernel would answer ARP for every address.
-    f"net/ipv4/conf/{TAP}/arp_ignore": "1",
-    f"net/ipv4/conf/{TAP}/arp_announce": "2",
-    # The guest's address is pinned below; nothing it says about ARP may change that.
-    f"net/ipv4/conf/{TAP}/arp_accept": "0",
-    # Nothing is forwarded, and the kernel tells the guest of no other way.
-    "net/ipv4/ip_forward": "0",
-    "net/ipv4/conf/all/send_redirects": "0",
-    f"net/ipv4/conf/{TAP}/send_redirects": "0",
-    f"net/ipv4/conf/{TAP}/accept_redirects": "0",
-    f"net/ipv4/conf/{TAP}/accept_source_route": "0",
-    # tproxy sends packets on to 127.0.0.1 sockets by socket lookup, not by address; loopback stays closed to frames.
-    f"net/ipv4/conf/{TAP}/route_localnet": "0",
-    f"net/ipv4/conf/{TAP}/rp_filter": "1",
-    # Every refusal is an ICMP of its own, and one a second for each guest would leave QUIC clients waiting. steer.nft
-    # says how many there may be.
-    "net/ipv4/icmp_ratemask": "0",
-    "net/ipv4/icmp_echo_ignore_broadcasts": "1",
-    # Pieces of a datagram cross memory, one right behind the other; the default is half a minute.
-    "net/ipv4/ipfrag_time": "2",
+    "ipv6": {
+        # No IPv6 on either side: the guest has no address for it, and the host answers nothing.
+        "conf/all/disable_ipv6": b"1",
+        "conf/default/disable_ipv6": b"1",
+    },
+    "ipv4": {
+        # With a local route for every address the kernel would answer ARP for every address.
+        f"conf/{TAP}/arp_ignore": b"1",
+        f"conf/{TAP}/arp_announce": b"2",
+        # The guest's address is pinned below; nothing it says about ARP may change that.
+        f"conf/{TAP}/arp_accept": b"0",
+        # Nothing is forwarded, and the kernel tells the guest of no other way.
+        "ip_forward": b"0",
+        "conf/all/send_redirects": b"0",
+        f"conf/{TAP}/send_redirects": b"0",
+        f"conf/{TAP}/accept_redirects": b"0",
+        f"conf/{TAP}/accept_source_route": b"0",
+        # tproxy sends packets on to 127.0.0.1 sockets by socket lookup, not by address; loopback stays closed to
+        # frames.
+        f"conf/{TAP}/route_localnet": b"0",
+        f"conf/{TAP}/rp_filter": b"1",
+        # Every refusal is an ICMP of its own, and one a second for each guest would leave QUIC clients waiting.
+        # steer.nft says how many there may be.
+        "icmp_ratemask": b"0",
+        "icmp_echo_ignore_broadcasts": b"1",
+        # Pieces of a datagram cross memory, one right behind the other; the default is half a minute.
+        "ipfrag_time": b"2",
+    },
 }
 
 
@@ -80,15 +85,24 @@ def check_closed() -> set[str]:
 
 
 def _set_sysctls() -> None:
-    for name, value in _SYSCTLS.items():
-        Path("/proc/sys", name).write_text(value)
+    # All namespaces' `net/ipv4` are one chain in the kernel's cache of names, compared one by one at each look-up.
+    for family, settings in _SYSCTLS.items():
+        directory = os.open(f"/proc/sys/net/{family}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            for name, value in settings.items():
+                fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+                try:
+                    os.write(fd, value)
+                finally:
+                    os.close(fd)
+        finally:
+            os.close(directory)
 
 
 def configure() -> None:
     """Address, routes, neighbour and sysctls, in the calling thread's namespace; the tap stays down."""
     with IPRoute() as ip:
-        lo = ip.link_lookup(ifname="lo")[0]
-        tap = ip.link_lookup(ifname=TAP)[0]
+        lo, tap = socket.if_nametoindex("lo"), socket.if_nametoindex(TAP)
         ip.link("set", index=lo, state="up")
         ip.link("set", index=tap, address=GATEWAY_MAC)
         _set_sysctls()
@@ -100,7 +114,7 @@ def configure() -> None:
 def raise_tap() -> None:
     """Bring the tap up and pin the guest's address to its MAC."""
     with IPRoute() as ip:
-        tap = ip.link_lookup(ifname=TAP)[0]
+        tap = socket.if_nametoindex(TAP)
         ip.link("set", index=tap, state="up")
         ip.neigh("replace", dst=str(GUEST.ip), lladdr=GUEST_MAC, ifindex=tap, state="permanent")
 

@@ -17,6 +17,8 @@ from microagent.mediator.reactor import IN, Reactor
 _UCRED = struct.Struct("=iII")
 # An agent connects as soon as it has the answer to its order.
 _FIRST_AGENT_SECONDS = 10.0
+# What is read at once. The allocator maps what is larger than this anew each time, and most messages are short.
+_CHUNK = 1 << 16
 
 
 class AgentLine:
@@ -89,7 +91,7 @@ class AgentLine:
         if self._sock is None:
             return
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, 1 << 20, 1)
+            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, 1)
         except BlockingIOError:
             return
         self._descriptors += descriptors

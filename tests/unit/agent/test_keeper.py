@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 
 from microagent.agent.keeper import Keeper
 from microagent.agent.mediators import Mediator
+from microagent.agent.rounds import Rounds
 from microagent.agent.spawner import Spawner
 from microagent.api.control import MediatorSettings
 from microagent.api.link import TAP
@@ -36,12 +37,12 @@ async def kept(tmp_path: Path, body: Body) -> str:
     log = os.open(tmp_path / "egress.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT)
     network = Network.create(tmp_path / "netns" / "k", Steering())
     try:
-        async with Spawner.started(()) as spawner:
+        async with Spawner.started(()) as spawner, Rounds.going() as rounds:
 
             async def spawn() -> Mediator:
                 return await spawner.spawn(settings, network.mediator_sockets(), log, tmp_path, network)
 
-            keeper = Keeper("k", network, await spawn(), spawn)
+            keeper = Keeper("k", network, await spawn(), rounds, spawn)
             keeping = asyncio.create_task(keeper.keep())
             await body(keeper, keeping)
             keeping.cancel()
@@ -83,23 +84,23 @@ async def test_a_killed_mediator_is_replaced_and_the_gap_recorded(tmp_path: Path
 async def test_a_mediator_that_hangs_is_replaced_and_one_that_answers_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("microagent.agent.keeper._PATROL", 0.05)
-    monkeypatch.setattr("microagent.agent.keeper._CHECKUP", 0.1)
-    checks = 0
-    check = Mediator.check
+    monkeypatch.setattr("microagent.agent.rounds._SECONDS", 0.2)
+    monkeypatch.setattr("microagent.agent.mediators._ASKED_AFTER", 1)
+    monkeypatch.setattr("microagent.agent.mediators._KILLED_AFTER", 10)
+    looks = 0
+    look = Mediator.look
 
-    async def counted(mediator: Mediator) -> None:
-        nonlocal checks
-        await check(mediator)
-        checks += 1
+    def counted(mediator: Mediator) -> None:
+        nonlocal looks
+        look(mediator)
+        looks += 1
 
-    monkeypatch.setattr(Mediator, "check", counted)
+    monkeypatch.setattr(Mediator, "look", counted)
 
     async def body(keeper: Keeper, _: "asyncio.Task[None]") -> None:
         first = keeper.mediator
-        await until(lambda: checks > 2)
+        await until(lambda: looks > 12)
         assert keeper.mediator is first
-        monkeypatch.setattr("microagent.agent.mediators._ALIVE_SECONDS", 1.0)
         os.kill(first.pid, signal.SIGSTOP)
         await until(lambda: keeper.mediator is not first)
 
