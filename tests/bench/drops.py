@@ -33,6 +33,7 @@ from microagent.host import nft
 _PACKETS: Final = 200_000
 _ROUNDS: Final = 9
 _NEIGHBOUR_SECONDS: Final = 5
+_FLOOD: Final = 200_000
 _BARE: Final = f"""
 table ip bare {{
     counter dropped {{ }}
@@ -89,7 +90,8 @@ def run() -> list[Row]:
         after = _Cost.of(guest.pid)
         with Guest(rig, passthrough=[NAME]) as neighbour:
             idle = _p99(rig, neighbour)
-            endless = _trafgen(rig, guest.namespace, _KINDS["UDP 443"][0], 0)
+            # As fast as the promise says, not as fast as it can: then the sender's own need of a core is what is measured.
+            endless = [*_trafgen(rig, guest.namespace, _KINDS["UDP 443"][0], 0), "-b", f"{_FLOOD}pps"]
             with subprocess.Popen(endless, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as flood:
                 try:
                     busy = _p99(rig, neighbour)
@@ -115,7 +117,7 @@ def run() -> list[Row]:
             f"{share:.1%} of a core at {sent / flooded:.0f} packets/s, {wakes:.2f} wake-ups for 1000 packets",
             "< 10 % of a core; none for each packet",
         ),
-        Row("P7", "a neighbour's p99 under such a flood", f"{ratio(busy, idle)} idle ({idle:.2f} ms)", "≤ 2 ×"),
+        Row("P7", f"a neighbour's p99 under {_FLOOD} packets/s", f"{ratio(busy, idle)} idle ({idle:.2f} ms)", "≤ 2 ×"),
     ]
 
 
