@@ -90,7 +90,7 @@ def run() -> list[Row]:
         after = _Cost.of(guest.pid)
         with Guest(rig, passthrough=[NAME]) as neighbour:
             idle = _p99(rig, neighbour)
-            # As fast as the promise says, not as fast as it can: then the sender's own need of a core is what is measured.
+            # No faster than promised: a sender that takes a whole core would be what is measured.
             endless = [*_trafgen(rig, guest.namespace, _KINDS["UDP 443"][0], 0), "-b", f"{_FLOOD}pps"]
             with subprocess.Popen(endless, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as flood:
                 try:

@@ -1,6 +1,7 @@
 """Policy files: what is read, and every fault with its place and the way out, in YAML and in JSON alike."""
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -248,7 +249,8 @@ NESTS: list[Callable[[int], str]] = [
 @pytest.mark.parametrize("nest", NESTS)
 def test_deep_files_are_left_at_once(nest: Callable[[int], str], filename: str) -> None:
     (problem,) = problems(nest(500_000), filename)
-    assert "nested more than 8 deep" in problem.what or problem.what.startswith("not JSON")
+    # libyaml since 0.2.6 and the json module have bounds of their own, which may come first.
+    assert re.search("nested more than 8 deep|^not JSON|maximum nesting depth", problem.what)
 
 
 @pytest.mark.parametrize("filename", ["p.yaml", "p.json"])
