@@ -18,7 +18,7 @@ from tests.kernel.workspace import Workspace
 from microagent.demo import world
 from microagent.demo.internet import Internet
 from microagent.demo.oracle import Destination, Oracle
-from microagent.mediator.services import report_fault
+from microagent.mediator.services import Faults
 
 pytestmark = pytest.mark.kernel
 
@@ -126,7 +126,7 @@ def test_secrets_are_written_nowhere(
     browse(lab, secret)
     misbehave(lab, internet, secret)
     whisper(lab, secret)
-    report_fault("a test", ValueError(secret("exception")))
+    Faults()("a test", ValueError(secret("exception")))
     lab.room.call(lab.mediator.stop())
     events = {record["event"] for record in lab.records()}
     assert {"egress_request", "egress_deny", "egress_mitm_upstream_error", "egress_udp_close"} <= events

@@ -197,13 +197,17 @@ def stops_what_is_new(internet: Internet, lab: Workspace, spoil: Callable[[], No
     return download
 
 
-def test_a_full_disk_and_then_room_again(internet: Internet, workspace: MakeWorkspace, tmp_path: Path) -> None:
+def test_a_full_disk_and_then_room_again(
+    internet: Internet, workspace: MakeWorkspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs") as disk,
         closing(workspace("guarded", log_directory=disk.directory)) as lab,
         stops_what_is_new(internet, lab, disk.fill) as download,
     ):
         disk.free()
+        assert "mediator fault" in caplog.text
+        assert "OSError in journal, at " in caplog.text
         tried_until(internet, lab, 4000, arrives=True)
         assert download.poll() is None
         download.kill()

@@ -75,6 +75,9 @@ def test_each_process_has_what_is_its_own(lab: Lab, two: dict[str, dict[str, int
         assert not any(re.match(rf"(run|state/seals|.*\.lock|.*/{other}/|.*(\.pem|\.jsonl))", path) for path in guests)
         assert "/dev/net/tun" in open_in(roles["guest"])
         assert "/dev/net/tun" not in open_in(roles["mediator"])
+    # What the agent writes its log to may be a terminal: its mediators cannot read or write there.
+    assert str(lab.log) in open_in(agent)
+    assert not any(str(lab.log) in open_in(pid) for pid in ours)
     for pid in {nursery, *ours}:
         assert not api & set(open_in(pid))
     # No socket is in two workspaces, but for standard output and error.

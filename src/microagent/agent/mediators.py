@@ -54,6 +54,9 @@ _COUNT_SECONDS = 1.0
 # to do with hostile bytes all its life, and the agent has not.
 _LONGEST_ANSWER = 64 << 10
 _UNREAD_ANSWERS = 16
+# Of surprises that one mediator tells of, for the log: whoever has more has filled enough of it.
+_MOST_FAULTS = 1000
+_LONGEST_FAULT = 200
 
 
 class Nursery:
@@ -139,6 +142,7 @@ class Mediator:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = ""
         self._looks = 0  # since it was heard to be alive
+        self._faults = 0
 
     @classmethod
     async def adopt(cls, pid: int, place: Path, counters: Counters) -> "Mediator":
@@ -224,6 +228,8 @@ class Mediator:
                 for message in messages.feed(data):
                     if "pong" in message:
                         self._looks = 0
+                    elif "fault" in message:
+                        self._note_fault(message["fault"])
                     elif "counts" not in message:
                         self._answers.put_nowait(message)
                     elif self._counting is None or self._counting.done():
@@ -242,6 +248,11 @@ class Mediator:
             self._answers.get_nowait()
         self._answers.put_nowait({"gone": True})
         self.ended.set_result(self._stopping or "died")
+
+    def _note_fault(self, what: object) -> None:
+        self._faults += 1
+        if self._faults <= _MOST_FAULTS:
+            log.warning("mediator fault pid=%d what=%r", self.pid, str(what)[:_LONGEST_FAULT])
 
     async def _count(self) -> None:
         """Answer with what was dropped, not more than once in _COUNT_SECONDS; the mediator asks no more until then."""

@@ -37,7 +37,7 @@ _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 1
 _OTHER_DESCRIPTORS = 2048
 
 _SYSCALLS = """
-    accept4 bind brk clock_gettime clock_nanosleep close connect dup epoll_create1 epoll_ctl epoll_pwait epoll_wait
+    accept4 bind brk clock_gettime clock_nanosleep close connect dup dup2 epoll_create1 epoll_ctl epoll_pwait epoll_wait
     exit exit_group fstat newfstatat futex getpeername getpid getrandom getsockname getsockopt gettid
     lseek madvise memfd_create mprotect mremap munmap openat pipe2 poll pread64 read recvfrom recvmsg
     restart_syscall rt_sigaction rt_sigprocmask rt_sigreturn sched_yield sendmsg sendto setsockopt shutdown sigaltstack

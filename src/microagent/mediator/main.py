@@ -1,8 +1,9 @@
 """A mediator's life: from the fork to the last record.
 
 In order: take over the descriptors, build everything that needs root or files, give both up (`confine`), resume the
-log, say "ready" to the agent, and turn until an agent says stop. When the agent goes away the mediator goes on by what
-it was told last: it decides, records, and denies what it cannot record. The next agent takes it over.
+log, listen for the agent, let go of its standard error, and turn until an agent says stop. When the agent goes away the
+mediator goes on by what it was told last: it decides, records, and denies what it cannot record. The next agent takes
+it over.
 """
 
 import os
@@ -19,6 +20,7 @@ from microagent.decision.leases import Leases
 from microagent.decision.past import endpoint
 from microagent.flows.records import policy_change
 from microagent.mediator.agent_line import AgentLine
+from microagent.mediator.bounds import Rate
 from microagent.mediator.confine import confine, descriptors_for
 from microagent.mediator.dns_server import DnsTcp, DnsUdp
 from microagent.mediator.journal import Journal
@@ -27,13 +29,15 @@ from microagent.mediator.listener import Listener
 from microagent.mediator.rate import PerSecond
 from microagent.mediator.reactor import Reactor
 from microagent.mediator.resolve import Resolver
-from microagent.mediator.services import Ids, Services, report_fault
+from microagent.mediator.services import Faults, Ids, Services
 from microagent.mediator.tls import LeafContexts
 from microagent.mediator.udp_relay import UdpRelay
 from microagent.mediator.upstream import UpstreamTls
 from microagent.pki.ca import Issuer
 from microagent.policy.model import Mode, Policy
 from microagent.policy.stored import entries_from_json
+
+_FAULTS_PER_SECOND = 10
 
 
 def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SSLContext) -> None:
@@ -45,23 +49,27 @@ def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SS
     control = socket.socket(fileno=control_fd)
     issuer = Issuer(settings.ca_cert.encode(), settings.ca_key.encode())
     confine(settings.uid, descriptors_for(settings.limits))
-    reactor, ids = Reactor(report_fault), Ids()
+    faults, ids = Faults(), Ids()
+    reactor = Reactor(faults)
     services = Services(
         reactor=reactor,
         engine=_engine(settings),
         leases=Leases(),
         new_names=NewNames(settings.limits.dns_new_names_per_minute),
-        resolver=Resolver(reactor, settings.resolvers, report_fault, settings.limits.dns_seconds),
+        resolver=Resolver(reactor, settings.resolvers, faults, settings.limits.dns_seconds),
         journal=Journal(log_fd, settings.workspace, ids.new, settings.log_before.encode()),
         leaves=LeafContexts(issuer, settings.limits.leaf_cache, settings.limits.leaf_mints_per_second),
         upstream_tls=UpstreamTls(upstream_tls, settings.upstream_ca),
         limits=settings.limits,
+        fault=faults,
         new_id=ids.new,
         search=settings.search,
         mediated=Mode(settings.mode) is not Mode.OFF,
     )
     mediator = Mediator(services, control, settings)
     mediator.start(*(socket.socket(fileno=fd) for fd in sockets))
+    faults.say = mediator.tell_fault
+    _let_go_of_streams()
     reactor.run()
     mediator.finish()
 
@@ -74,6 +82,7 @@ class Mediator:
         self._agent = AgentLine(services.reactor, control, self._obey, services.fault, self._unwanted)
         self._settings = settings
         self._asked_for_counters = self._moved_since = False
+        self._faults = Rate(_FAULTS_PER_SECOND)
         self._why = "stopped"
         self._listener: Listener | None = None
         self._udp: UdpRelay | None = None
@@ -120,6 +129,11 @@ class Mediator:
         self._udp.close(self._why)
         self._services.denials.settle()
         self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why, "minted": self._services.leaves.minted()}))
+
+    def tell_fault(self, words: str) -> None:
+        """To the agent, for its log; of a flood the first few, since a line that is full is a line that has ended."""
+        if self._faults.take(self._services.reactor.now):
+            self._agent.send({"fault": words})
 
     # --- the agent's messages
 
@@ -197,6 +211,12 @@ def _engine(settings: MediatorSettings) -> Engine:
     private = tuple(ip_network(text) for text in settings.private)
     own = frozenset(endpoint(text) for text in settings.own_endpoints)
     return Engine(Mode(settings.mode), policy, addresses, private, own)
+
+
+def _let_go_of_streams() -> None:
+    """Hostile bytes come in from now on: what the agent logs to, a terminal perhaps, is not for this process."""
+    for stream in (1, 2):
+        os.dup2(0, stream)
 
 
 def report(error: BaseException) -> None:

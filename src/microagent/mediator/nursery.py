@@ -92,7 +92,7 @@ def _fork(line: socket.socket, descriptors: list[int], context: ssl.SSLContext) 
 def _only_these_descriptors(descriptors: list[int]) -> None:
     """Close everything but standard output and error and what was handed over."""
     keep = sorted({1, 2, *descriptors})
-    null = os.open(os.devnull, os.O_RDONLY)
+    null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     low = 1
     for fd in keep:

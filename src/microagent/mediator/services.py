@@ -46,6 +46,27 @@ class Ids:
         return self._ready.pop()
 
 
+class Faults:
+    """Surprises, for the operator's log: the place and the kind, and no byte of a guest's."""
+
+    def __init__(self) -> None:
+        # Standard error, while it is there; then the line to the agent.
+        self.say: Callable[[str], None] = _complain
+
+    def __call__(self, where: str, error: Exception) -> None:
+        """One of them."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].name}:{frames[-1].lineno}" if frames else "?"
+        # Whoever heard it may have gone with the agent.
+        with contextlib.suppress(OSError):
+            self.say(f"{type(error).__name__} in {where}, at {place}")
+
+
+def _complain(words: str) -> None:
+    sys.stderr.write(f"mediator: {words}\n")
+    sys.stderr.flush()
+
+
 @dataclass
 class Services:
     """The mediator's one of each. `engine` and `search` are replaced when the agent says so; the rest stays."""
@@ -59,6 +80,8 @@ class Services:
     leaves: LeafContexts
     upstream_tls: UpstreamTls
     limits: Limits
+    # Told of surprises.
+    fault: Faults
     # An id for a flow or a decision.
     new_id: Callable[[], str]
     search: tuple[str, ...] = ()
@@ -96,18 +119,3 @@ class Services:
             self.fault("journal", error)
             return False
         return True
-
-    @staticmethod
-    def fault(where: str, error: Exception) -> None:
-        """A surprise, for the operator's log."""
-        report_fault(where, error)
-
-
-def report_fault(where: str, error: Exception) -> None:
-    """The place and the kind, on standard error, and no byte of a guest's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].name}:{frames[-1].lineno}" if frames else "?"
-    # Whoever read it may have gone with the agent.
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"mediator: {type(error).__name__} in {where}, at {place}\n")
-        sys.stderr.flush()
