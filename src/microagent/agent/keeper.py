@@ -1,4 +1,4 @@
-"""Keeps one workspace mediated: replaces a mediator that died or hangs, puts back rules that were changed.
+"""Keeps one workspace mediated: replaces a mediator that died or hangs, puts back rules and tap that were changed.
 
 A dead mediator means no egress, not open egress: its sockets stay with the agent, and what comes waits or is refused.
 Connections it held are gone; the guest sees them end. The next mediator finds the log unfinished and records the gap.
@@ -47,8 +47,8 @@ class Keeper:
                 await self._until_anything()
                 if self.mediator.ended.done():
                     await self._replace(self.mediator.ended.result())
-                elif await self._repaired():
-                    log.warning("rules repaired workspace=%s", self.workspace)
+                else:
+                    await self._repair()
         except (HostError, OSError) as error:
             with contextlib.suppress(HostError, OSError):
                 await asyncio.to_thread(self.network.lower_tap)
@@ -68,9 +68,13 @@ class Keeper:
         self.mediator.look()
         return not self.network.untouched
 
-    async def _repaired(self) -> bool:
+    async def _repair(self) -> None:
         async with self.changing:
-            return await asyncio.to_thread(self.network.repair)
+            repaired = " and ".join(await asyncio.to_thread(self.network.repair))
+            if repaired:
+                log.warning("%s repaired workspace=%s", repaired, self.workspace)
+                with contextlib.suppress(ConnectionError):  # the next one begins with a gap of its own
+                    await self.mediator.record("gap", {"why": f"changed from outside, and put back: {repaired}"})
 
     async def _replace(self, reason: str) -> None:
         log.warning("mediator ended workspace=%s pid=%d reason=%r", self.workspace, self.mediator.pid, reason)

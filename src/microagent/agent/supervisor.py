@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 GRACE = 10
 # The RuntimeError that Python makes of clone(2) refusing.
 _NO_THREAD = "can't start new thread"
+# Seconds between the moment in which a process closes its descriptors and the one in which it is gone, at the most.
+_TAP_BEFORE_END = 2.0
 
 
 class SetupFailed(ApiError):  # noqa: N818  (like GuestGone, the name is the fact)
@@ -249,7 +251,8 @@ class Supervisor:
         ending = asyncio.create_task(self._end_grants())
         try:
             await asyncio.wait([keeping, waiting], return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
+            # A guest that ends takes its tap along, and may be heard of after that.
+            if not waiting.done() and not await life.guest.gone_within(_TAP_BEFORE_END):
                 keeping.result()
             code = await waiting
             await life.pumping

@@ -65,8 +65,8 @@ async def _network(services: Services, record: Record) -> Network:
         network = Network.adopt(netns_directory(services.config) / record.name, steering)
         # Unless its mediator knows better: what came while there was none is in the gap.
         network.count_from({})
-        if network.repair():
-            log.warning("rules repaired workspace=%s", record.name)
+        for what in network.repair():
+            log.warning("%s repaired workspace=%s", what, record.name)
         return network
 
     return await asyncio.to_thread(adopt)

@@ -215,7 +215,8 @@ EVENTS: Final[Mapping[Event, Shape]] = {
     Event.MEDIATOR_UP: Shape("the mediator begins", ("mode", "policy", "pid")),
     Event.MEDIATOR_DOWN: Shape("it ends", ("why",), ("minted",)),
     Event.GAP: Shape(
-        "the mediator before this one ended without a word; or, with `torn`, a line was never finished",
+        "the mediator before this one ended without a word; or rules or tap were changed from outside, and put back; "
+        "or, with `torn`, a line was never finished",
         ("why",),
         ("torn",),
     ),

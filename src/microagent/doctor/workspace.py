@@ -138,8 +138,8 @@ class Facts:
     """What came of it. `said` is the guest's word, by the names of `Plan.questions`; the rest is the host's.
 
     `moved` are the kernel's counters that rose meanwhile, `records` what the mediator wrote, `before` and `after` the
-    host's clock around the guest's; `repaired`: the rules were not what they should be; `alive`: the mediator is there.
-    `bundles` is how many lines of the CA, of `ca_lines`, each variable's file holds (None: no such file);
+    host's clock around the guest's; `repaired`: what of the network was not as it should be; `alive`: the mediator is
+    there. `bundles` is how many lines of the CA, of `ca_lines`, each variable's file holds (None: no such file);
     `nameservers` are those of the guest's resolv.conf; `runtimes` is "" for one that trusts, else its last words.
     `reached` is what an allowed host answered at each port that was tried, None where none was asked.
     """
@@ -149,7 +149,7 @@ class Facts:
     records: Sequence[Mapping[str, Any]]
     before: float
     after: float
-    repaired: bool = False
+    repaired: Sequence[str] = ()
     alive: bool = True
     ca_lines: int = 1
     bundles: Mapping[str, int | None] = field(default_factory=dict)
@@ -216,8 +216,8 @@ def _mediator(facts: Facts) -> Finding:
 def _rules(facts: Facts) -> Finding:
     if not facts.repaired:
         return Finding("rules", True, "as they were made")
-    fix = "find out who else changes nftables in namespaces of this machine"
-    return Finding("rules", False, "they had been changed, and were put back", fix)
+    fix = "find out who else changes rules or interfaces in namespaces of this machine"
+    return Finding("rules", False, f"changed from outside, and put back: {' and '.join(facts.repaired)}", fix)
 
 
 def _gateway(facts: Facts) -> Finding:

@@ -124,6 +124,14 @@ class Guest:
             raise ending
         return ending
 
+    async def gone_within(self, seconds: float) -> bool:
+        """Whether QEMU has ended, or does so in that time; its exit code may take a moment longer."""
+        try:
+            await asyncio.wait_for(self._process.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
     def kill(self) -> None:
         """Ends the guest at once; what it had not written to its disk is lost."""
         self._killed = True

@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from microagent.api.link import GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, TAP
 from microagent.errors import HostError
@@ -117,6 +117,16 @@ def raise_tap() -> None:
         tap = socket.if_nametoindex(TAP)
         ip.link("set", index=tap, state="up")
         ip.neigh("replace", dst=str(GUEST.ip), lladdr=GUEST_MAC, ifindex=tap, state="permanent")
+
+
+def take_tap_back(number: int) -> None:
+    """Take the interface of this number down, and give it the tap's name; HostError when that cannot be."""
+    with IPRoute() as ip:
+        try:
+            ip.link("set", index=number, state="down")
+            ip.link("set", index=number, ifname=TAP)
+        except NetlinkError as error:
+            raise HostError("its tap was taken away") from error
 
 
 def lower_tap() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from microagent.errors import HostError
 from microagent.host import ip_counters, links, netns, nft, sockets
-from microagent.host.generation import Generations
+from microagent.host.lookout import Lookout
 from microagent.host.ruleset import Steering
 from microagent.host.sockets import MediatorSockets
 
@@ -25,9 +25,10 @@ class Network:
     steering: Steering
     tap: int
     _sockets: MediatorSockets | None
-    _generations: Generations
+    _lookout: Lookout
     _fingerprint: str = ""
     _seen: int = -1  # the generation that was found to be right
+    _raised: int = 0  # the number of the tap while it should be up
     _reported: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
@@ -47,9 +48,9 @@ class Network:
         try:
             links.configure()
             nft.apply(_ruleset(steering))
-            network = cls(path, steering, tap, sockets.open_all(), Generations())
+            network = cls(path, steering, tap, sockets.open_all(), Lookout())
             # Asked first: a change that comes in between is found by `raise_tap`.
-            network._seen = network._generations.current()
+            network._seen = network._lookout.generation()
             network._fingerprint = nft.fingerprint()
             return network
         except BaseException:
@@ -68,7 +69,8 @@ class Network:
             netns.run_inside(path, links.verify)
         except OSError as error:
             raise HostError(f"its network is gone: {error.strerror or error}") from error
-        return cls(path, steering, -1, None, netns.run_inside(path, Generations), expected)
+        lookout = netns.run_inside(path, Lookout)
+        return cls(path, steering, -1, None, lookout, expected, _raised=lookout.raised_tap())
 
     def mediator_sockets(self) -> MediatorSockets:
         """The sockets for a mediator, made now where this agent has none."""
@@ -83,16 +85,18 @@ class Network:
         """
 
         def work() -> None:
-            if not self.untouched and nft.fingerprint() != self._fingerprint:
+            if self._lookout.generation() != self._seen and nft.fingerprint() != self._fingerprint:
                 hint = "find out who else changes nftables in namespaces of this machine, and start it again"
                 raise HostError("its rules were changed while it was started", hint)
             links.check_closed()
             links.raise_tap()
+            self._raised = self._lookout.raised_tap()
 
         netns.run_inside(self.path, work)
 
     def lower_tap(self) -> None:
         """Cut the guest off."""
+        self._raised = 0
         netns.run_inside(self.path, links.lower_tap)
 
     def close_tap(self) -> None:
@@ -113,24 +117,41 @@ class Network:
 
     @property
     def untouched(self) -> bool:
-        """Whether the rules are those that `repair` saw last; costs microseconds. HostError, OSError."""
-        return self._generations.current() == self._seen
+        """Whether rules and tap are as `repair` left them; costs microseconds. HostError, OSError."""
+        return self._tap_untouched and self._lookout.generation() == self._seen
 
-    def repair(self) -> bool:
-        """Put the rules back if anybody changed them; True when there was something to repair."""
+    @property
+    def _tap_untouched(self) -> bool:
+        return not self._raised or self._lookout.raised_tap() == self._raised
 
-        def work() -> bool:
-            # Asked first: what changes after this is found the next time.
-            self._seen = self._generations.current()
-            if nft.fingerprint() == self._fingerprint:
-                return False
-            nft.apply("flush ruleset\n" + _ruleset(self.steering))
-            self._fingerprint = nft.fingerprint()
-            # The rules' counters began anew with them; the kernel's own did not.
-            self._reported = {name: told for name, told in self._reported.items() if name in ip_counters.COUNTERS}
-            return True
+    def repair(self) -> tuple[str, ...]:
+        """Put back what anybody changed; returns what that was, of "rules" and "tap".
+
+        HostError when the tap is gone, which no other can stand in for: its guest holds the end of that one.
+        """
+
+        def work() -> tuple[str, ...]:
+            tap = () if self._tap_untouched else ("tap",)
+            if tap:
+                links.take_tap_back(self._raised)
+            rules = ("rules",) if self._rules_repaired() else ()
+            if tap:
+                links.check_closed()
+                links.raise_tap()
+            return rules + tap
 
         return netns.run_inside(self.path, work)
+
+    def _rules_repaired(self) -> bool:
+        # Asked first: what changes after this is found the next time.
+        self._seen = self._lookout.generation()
+        if nft.fingerprint() == self._fingerprint:
+            return False
+        nft.apply("flush ruleset\n" + _ruleset(self.steering))
+        self._fingerprint = nft.fingerprint()
+        # The rules' counters began anew with them; the kernel's own did not.
+        self._reported = {name: told for name, told in self._reported.items() if name in ip_counters.COUNTERS}
+        return True
 
     @property
     def reported(self) -> dict[str, tuple[int, int]]:
@@ -167,7 +188,7 @@ class Network:
         if self._sockets:
             self._sockets.close()
             self._sockets = None
-        self._generations.close()
+        self._lookout.close()
         netns.remove(self.path)
 
 

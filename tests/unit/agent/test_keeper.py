@@ -128,6 +128,72 @@ async def test_flushed_rules_come_back(tmp_path: Path) -> None:
     await kept(tmp_path, body)
 
 
+def take_down(ip: IPRoute, tap: int) -> None:
+    ip.link("set", index=tap, state="down")
+
+
+def rename(ip: IPRoute, tap: int) -> None:
+    ip.link("set", index=tap, state="down")
+    ip.link("set", index=tap, ifname="other0", state="up")
+
+
+def rename_and_flush(ip: IPRoute, tap: int) -> None:
+    rename(ip, tap)
+    nft.apply("flush ruleset")
+
+
+def delete(ip: IPRoute, tap: int) -> None:
+    ip.link("del", index=tap)
+
+
+def replace(ip: IPRoute, tap: int) -> None:
+    delete(ip, tap)
+    ip.link("add", ifname=TAP, kind="veth", peer={"ifname": "other0"})
+    ip.link("set", index=ip.link_lookup(ifname=TAP)[0], state="up")
+
+
+def to_tap(keeper: Keeper, change: Callable[[IPRoute, int], None]) -> None:
+    def work() -> None:
+        with IPRoute() as ip:
+            change(ip, ip.link_lookup(ifname=TAP)[0])
+
+    netns.run_inside(keeper.network.path, work)
+
+
+@pytest.mark.parametrize("change", [take_down, rename, rename_and_flush])
+async def test_a_tap_that_somebody_changes_is_put_back_and_it_is_on_record(
+    tmp_path: Path, change: Callable[[IPRoute, int], None]
+) -> None:
+    async def body(keeper: Keeper, keeping: "asyncio.Task[None]") -> None:
+        path = keeper.network.path
+        keeper.network.raise_tap()
+        rules = netns.run_inside(path, nft.fingerprint)
+        assert keeper.network.untouched
+        to_tap(keeper, change)
+        assert not keeper.network.untouched
+        await until(lambda: keeping.done() or keeper.network.untouched)
+        assert netns.run_inside(path, tap_state) == "up"
+        assert netns.run_inside(path, nft.fingerprint) == rules
+        await until(lambda: "put back" in (tmp_path / "egress.jsonl").read_text())
+
+    words = "rules and tap" if change is rename_and_flush else "tap"
+    assert f'"why":"changed from outside, and put back: {words}"' in await kept(tmp_path, body)
+
+
+@pytest.mark.parametrize("change", [delete, replace])
+async def test_a_tap_that_somebody_deletes_cuts_the_workspace_off(
+    tmp_path: Path, change: Callable[[IPRoute, int], None]
+) -> None:
+    async def body(keeper: Keeper, keeping: "asyncio.Task[None]") -> None:
+        keeper.network.raise_tap()
+        to_tap(keeper, change)
+        await asyncio.wait([keeping])
+        with pytest.raises(HostError, match="cannot be mediated: its tap was taken away"):
+            keeping.result()
+
+    assert "put back" not in await kept(tmp_path, body)
+
+
 async def test_one_that_cannot_be_replaced_cuts_the_workspace_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,7 @@ def test_all_holds() -> None:
     ("name", "change"),
     [
         ("mediator", {"alive": False}),
-        ("rules", {"repaired": True}),
+        ("rules", {"repaired": ("rules",)}),
         ("ca", {"bundles": {"SSL_CERT_FILE": 9, "PIP_CERT": 8}}),
         ("ca", {"bundles": {"SSL_CERT_FILE": None}}),
         ("ca", {"bundles": {}}),
