@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.strangers import as_user
 
 from microagent.demo import world
 from microagent.demo.internet import Internet
@@ -91,14 +92,11 @@ def test_an_image_that_is_not_there(lab: Lab) -> None:
 
 def test_run_without_root(lab: Lab) -> None:
     answer = subprocess.run(
-        lab.argv("run", "base", "true"),
+        [*as_user(NOBODY, NOBODY), *lab.argv("run", "base", "true")],
         capture_output=True,
         text=True,
         check=False,
         env=lab.environment(),
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
         cwd="/",
     )
     refused(answer, 1, "agent", "root")

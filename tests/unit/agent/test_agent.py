@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.strangers import as_user
 
 from microagent.agent.peers import caller, may_speak
 from microagent.api.client import Client, NoAgent, call
@@ -463,10 +464,7 @@ def test_the_socket_is_for_root_and_its_group(own_agent: Agent) -> None:
     assert own_agent.socket.stat().st_mode & 0o777 == 0o660
     own_agent.socket.chmod(0o666)
     done = subprocess.run(
-        [sys.executable, "-m", "microagent.cli", "--socket", str(own_agent.socket), "ps"],
-        user=65534,
-        group=65534,
-        extra_groups=[],
+        [*as_user(65534, 65534), sys.executable, "-m", "microagent.cli", "--socket", str(own_agent.socket), "ps"],
         capture_output=True,
         text=True,
         check=False,
@@ -482,7 +480,7 @@ def test_peers_are_who_the_kernel_says() -> None:
 
 def test_the_group_may_speak_and_is_known_by_all_its_groups() -> None:
     """More groups than the socket module's own getsockopt has room for."""
-    many = list(range(100_000, 100_600))
+    many = tuple(range(100_000, 100_600))
     with socket.socket(socket.AF_UNIX) as listener, tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o711)
         path = Path(directory, "s")
@@ -490,7 +488,7 @@ def test_the_group_may_speak_and_is_known_by_all_its_groups() -> None:
         path.chmod(0o666)
         listener.listen()
         program = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); s.recv(1)"
-        with subprocess.Popen([sys.executable, "-c", program], user=65534, group=65534, extra_groups=many):
+        with subprocess.Popen([*as_user(65534, 65534, many), sys.executable, "-c", program]):
             peer, _ = listener.accept()
             with peer:
                 assert [may_speak(peer, group) for group in (100_599, 65534, 99_999, None)] == [
@@ -499,7 +497,7 @@ def test_the_group_may_speak_and_is_known_by_all_its_groups() -> None:
                     False,
                     False,
                 ]
-                assert caller(peer) == Caller(65534, 65534, tuple(many))
+                assert caller(peer) == Caller(65534, 65534, many)
 
 
 def test_a_machine_that_gives_no_more_says_what_is_short(own_agent: Agent) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.strangers import as_user
 from tests.unit.agent.test_agent import Agent
 
 from microagent.api.names import GROUP
@@ -35,11 +36,8 @@ def agent() -> Iterator[Agent]:
 def cli(agent: Agent, *arguments: str, group: int = USER, groups: tuple[int, ...] = ()) -> tuple[int, str, str]:
     """Exit code, output and errors of `microagent`, as somebody who is not root."""
     done = subprocess.run(
-        [sys.executable, "-m", "microagent.cli", *arguments],
+        [*as_user(USER, group, groups), sys.executable, "-m", "microagent.cli", *arguments],
         env={**os.environ, "MICROAGENT_SOCKET": str(agent.socket), "HOME": "/nonexistent"},
-        user=USER,
-        group=group,
-        extra_groups=groups,
         capture_output=True,
         text=True,
         check=False,

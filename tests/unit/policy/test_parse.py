@@ -272,7 +272,7 @@ def test_what_is_too_large_is_not_parsed() -> None:
     (problem,) = problems("[" * (MAX_BYTES + 1024))
     assert problem.what == "4097 KiB, the limit is 4096"
     (problem,) = problems("[" * MAX_BYTES)
-    assert "nested" in problem.what
+    assert re.search("nested|nesting", problem.what)
     with pytest.raises(PolicyError, match="the limit is 4096"):
         parse_bytes(b"#" * 10 * 1024 * 1024, "p.yaml")
     with pytest.raises(PolicyError, match="the limit is 4096"):
