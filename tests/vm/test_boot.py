@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from microagent.api.link import GATEWAY, GUEST, GUEST_MAC
 from microagent.errors import HostError
+from microagent.guests.accelerator import Accelerator, measure_tsc_khz
 from microagent.guests.bootdisk import make_bootdisk
 from microagent.guests.disk import make_overlay
-from microagent.guests.guest import KILLED, STDERR, STDOUT
+from microagent.guests.guest import KILLED, STDERR, STDOUT, Stillborn
 from microagent.guests.image import Image, ImageStore
 from microagent.guests.qemu import Guest, GuestSpec, adopt_guest, start_guest
 
@@ -94,6 +95,7 @@ class Workspace:
         ca: bytes = b"",
         user: str = "",
         tap: int | None = None,
+        accelerator: Accelerator | None = None,
     ) -> Guest:
         self.image = await self.store.resolve(ref)
         overlay = self.directory / "overlay.ext4"
@@ -116,6 +118,7 @@ class Workspace:
             gid=NOBODY,
             directory=self.directory,
             sockets=self.directory,
+            accelerator=accelerator,
         )
         guest = await start_guest(spec)
         self.guests.append(guest)
@@ -356,6 +359,20 @@ async def test_a_guest_that_dies_says_why(workspace: Workspace) -> None:
         await outcome
     assert error.value.what == "the guest ended unexpectedly"
     assert "Kernel Offset" in error.value.hint or "panic" in error.value.hint
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("factor", [0.5, 2])
+async def test_a_guest_whose_timer_is_measured_wrongly_ends_before_it_begins(
+    workspace: Workspace, factor: float
+) -> None:
+    """On a busy machine its processor may stand still meanwhile; here it is told a wrong clock to measure by."""
+    wrong = Accelerator(kvm=False, tsc_khz=int(factor * measure_tsc_khz()))
+    guest = await workspace.start("echo", "ran", accelerator=wrong)
+    with pytest.raises(Stillborn):
+        await guest.wait()
+    right = await workspace.start("echo", "ran", accelerator=Accelerator(kvm=False, tsc_khz=measure_tsc_khz()))
+    assert await right.wait() == 0
 
 
 @pytest.mark.asyncio

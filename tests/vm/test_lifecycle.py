@@ -1,5 +1,6 @@
 """A workspace's life from the command line: what is set up once, what is asked, and commands that come at once."""
 
+import contextlib
 import json
 import os
 import pty
@@ -117,6 +118,28 @@ def test_delete_asks_on_a_terminal(lab: Lab, typed: str, code: int, left: bool) 
     assert "Delete workspace asked, with all that was written in it" in seen
     assert (lab.cli("status", "asked").returncode == 0) is left
     lab.cli("delete", "asked", "--yes")
+
+
+def test_a_guest_that_ends_before_it_begins_is_started_again(lab: Lab) -> None:
+    def machines() -> set[int]:
+        found = set()
+        for pid in lab.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().startswith("qemu"):
+                    found.add(pid)
+        return found
+
+    assert lab.cli("create", "again", "--image", "base").returncode == 0
+    before = machines()
+    with lab.start("start", "again") as starting:
+        wait_for(lambda: bool(machines() - before))
+        (first,) = machines() - before
+        os.kill(first, signal.SIGKILL)
+        assert starting.wait(60) == 0
+    (second,) = machines() - before
+    assert status(lab, "again")["guest_pid"] == second != first
+    assert lab.cli("exec", "again", "true").returncode == 0
+    assert lab.cli("delete", "again", "--force").returncode == 0
 
 
 def test_stopping_what_does_not_run_says_so(lab: Lab) -> None:

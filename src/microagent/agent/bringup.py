@@ -27,6 +27,7 @@ from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, Malformed
 from microagent.guests.bootdisk import make_bootdisk
 from microagent.guests.disk import make_overlay
+from microagent.guests.guest import Stillborn
 from microagent.guests.image import Image
 from microagent.guests.qemu import Guest, GuestSpec, start_guest
 from microagent.host.cgroup import Bounds
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 _CA_AGE = timedelta(days=15)
 # QEMU itself, its buffers, and a gigabyte of translated code when it emulates.
 _QEMU_MIB = 1536
+# An emulated guest whose machine is busy may get a timer of no use (vm_fixtures/init), rarely, and hardly twice.
+_BOOTS = 4
 # CPUs, and up to 64 workers that wait for the disk.
 _QEMU_THREADS = 512
 # 1024 connections with half a megabyte waiting each way; it never forks.
@@ -83,11 +86,19 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
 
     network, keeper = await build(services, record, undo)
     argv = _argv(record, image)
-    guest = await acquire(undo, start_guest(_guest_spec(services, record, image, argv, network)), end_guest)
+    spec = _guest_spec(services, record, image, argv, network)
+    for left in reversed(range(_BOOTS)):
+        guest = await acquire(undo, start_guest(spec), end_guest)
+        life = await attend(services, record, network, keeper, guest, sink, undo)
+        try:
+            await _ready(guest)
+            break
+        except Stillborn:
+            if not left:
+                raise
+            log.warning("workspace=%s its guest ended before it began, it is started again", record.name)
     network.close_tap()
-    life = await attend(services, record, network, keeper, guest, sink, undo)
     life.argv = tuple(argv)
-    await _ready(guest)
     return life
 
 

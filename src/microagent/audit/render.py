@@ -24,6 +24,7 @@ _QUIET = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Pc", "Pd", 
 }
 # Written from right to left: a terminal that reorders would let these move what stands beside them (UAX #9).
 _REORDERED = frozenset({"R", "AL", "AN"})
+_NXDOMAIN = 3  # RFC 1035, 4.1.1
 # Letters and symbols that show nothing: Hangul fillers and the empty Braille cell.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
@@ -175,7 +176,12 @@ def _answers(record: Record) -> str:
     if record.get("rcode") is None:
         return ""
     answers = record.get("answers")
-    return " → " + (" ".join(map(str, answers[:3])) if isinstance(answers, list) and answers else "nothing")
+    if isinstance(answers, list) and answers:
+        return " → " + " ".join(map(str, answers[:3]))
+    if record["rcode"] == _NXDOMAIN:
+        return " → no such name"
+    # Of what is no address, as in TXT and PTR, the record has the time it is good for.
+    return " → answered" if number(record, "ttl") else " → nothing"
 
 
 def host(record: Record) -> str:

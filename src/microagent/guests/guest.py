@@ -42,6 +42,10 @@ _SHUTDOWN_SLACK = 10
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+class Stillborn(HostError):  # noqa: N818  (what the guest was, and not what was wrong)
+    """The machine ended before its init said a word, as init has it where the kernel's timer is of no use: start another."""
+
+
 class GuestInput:
     """The command's stdin."""
 
@@ -83,6 +87,7 @@ class Guest:
         self._gone = False
         self._killed = False
         self._adopted = False
+        self._spoke = False
         self.pid = process.pid
         self.stdin = GuestInput(streams[1][1], streams[4][1])
         self.commands = Commands(*streams[5])
@@ -101,7 +106,7 @@ class Guest:
     def adopted(cls, process: Process, streams: list[Stream], console: Console) -> "Guest":
         """A guest that an earlier agent started. What was on its way to that agent is lost; the rest goes on."""
         guest = cls(process, streams, console)
-        guest._adopted = True
+        guest._adopted = guest._spoke = True
         streams[4][1].write(AGAIN)
         return guest
 
@@ -117,7 +122,7 @@ class Guest:
     async def wait(self) -> int:
         """The command's exit code, 128+N when signal N ended it (KILLED after `kill`), once QEMU is gone.
 
-        HostError when the guest ended without saying: its kernel panicked, or QEMU failed.
+        HostError when the guest ended without saying: its kernel panicked, or QEMU failed; Stillborn.
         """
         ending = await asyncio.shield(self._ending)
         if isinstance(ending, HostError):
@@ -196,7 +201,8 @@ class Guest:
         said = self._process.complaint.decode(errors="replace").strip().splitlines()
         if said:
             return HostError(f"QEMU failed: {said[-1]}")
-        return HostError("the guest ended unexpectedly", f"its console says: {self._console.last_lines()}")
+        what, hint = "the guest ended unexpectedly", f"its console says: {self._console.last_lines()}"
+        return HostError(what, hint) if self._spoke else Stillborn(what, hint)
 
     async def _follow_control(self) -> Report | None:
         """The last report: how the command ended, or why it did not start; None when the guest died before."""
@@ -215,6 +221,7 @@ class Guest:
             if isinstance(report, Exited | Failed):
                 return report
             patience = None
+            self._spoke = True
             if isinstance(report, Began):
                 self.began.set()
             if isinstance(report, Ready):
