@@ -43,7 +43,7 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Stillborn(HostError):  # noqa: N818  (what the guest was, and not what was wrong)
-    """The machine ended before its init said a word, as init has it where the kernel's timer is of no use: start another."""
+    """The machine ended before its init said a word; init has it end where the timer is of no use: start another."""
 
 
 class GuestInput:
