@@ -16,9 +16,11 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 from tests.kernel.conftest import MakeWorkspace
+from tests.kernel.test_long_transfers import most_memory
 from tests.kernel.upstream import SECOND, STUB, Say, Upstream, reply, upstream
 from tests.kernel.workspace import Workspace
 
+from microagent.api.limits import Limits
 from microagent.api.link import GATEWAY
 from microagent.demo import world
 from microagent.demo.internet import Internet
@@ -208,6 +210,32 @@ def test_what_is_known_is_not_asked_again_until_its_time_is_over(
         assert ask(lab, "long.ok.test").answer[0].ttl < 60
         ask(other, "long.ok.test")
         assert stub.names()[before + 1 :] == ["long.ok.test"]
+    assert oracle.leaks(()) == ()
+
+
+def test_what_is_known_is_bounded_however_large_the_answers(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    """Whoever owns a zone answers each of its 65 000 types with 60 kB, and the guest asks for them all."""
+    types, size = range(1000, 1800), 60_000
+    data = "00" * size
+
+    def script(query: dns.message.Message, transport: str) -> Iterable[Say]:
+        question = query.question[0]
+        if question.rdtype == dns.rdatatype.A:
+            return [a(query)]
+        return [reply(query, f"{question.name} 3600 IN TYPE{int(question.rdtype)} \\# {size} {data}")]
+
+    lab = workspace(allow=["fat.ok.test"], resolvers=[STUB], limits=Limits(dns_queries_per_second=100_000))
+    with upstream(internet, script):
+        assert addresses(ask(lab, "fat.ok.test")) == [world.API]
+        before = most_memory(lab)
+        for number in types:
+            told = ask(lab, "fat.ok.test", f"TYPE{number}", tcp=True)
+            assert len(told.answer[0][0].to_wire()) == size
+        # Less than was told: what is kept, and what is on its way.
+        assert (most_memory(lab) - before) * 1024 < len(types) * size / 3 * 2
+        assert addresses(ask(lab, "fat.ok.test")) == [world.API]
     assert oracle.leaks(()) == ()
 
 

@@ -37,7 +37,7 @@ from microagent.wire.dns import (
 
 # Programs keep addresses a little longer than DNS says they may, and a lease too short only costs a second look.
 LEASE_GRACE_SECONDS = 60
-# What is told to the guest; a day at most, so that no upstream decides for a week.
+# What is told to the guest, and how long a lease lasts; a day at most, so that no upstream decides for a week.
 MAX_TTL = 86400
 # No Encrypted Client Hello keys and no HTTP/3 hints reach the guest: these types are answered empty.
 _EMPTIED = (QType.HTTPS, QType.SVCB)
@@ -154,7 +154,7 @@ class DnsHead:
             error = self._record(Event.DNS_ERROR, self._verdict, error="no upstream resolver answered")
             return [Write(error), Reply(reply_error(query, Rcode.SERVFAIL))]
         if query.name is not None and answer.addresses:
-            expires = now + max(answer.min_ttl, LEASE_GRACE_SECONDS)
+            expires = now + min(max(answer.min_ttl, LEASE_GRACE_SECONDS), MAX_TTL)
             self._leases.add(query.name, answer.addresses, expires, now)
         return self._tell(answer)
 

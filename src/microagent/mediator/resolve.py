@@ -26,6 +26,9 @@ Fault: TypeAlias = Callable[[str, Exception], None]
 _MARGIN_SECONDS = 0.5
 _ATTEMPT_SECONDS = 1.5
 _CACHE_ENTRIES = 4096
+# An answer may have 64 KiB, and whoever owns a zone answers with as much: what is kept is bounded in bytes as well.
+_CACHE_BYTES = 16 << 20
+_RECORD_BYTES = 256  # besides its name and data, in Python
 # An answer that says TTL 0 is still shared by questions that come together.
 _LEAST_SECONDS = 1.0
 _MOST_SECONDS = 86400.0
@@ -42,6 +45,7 @@ class Resolver:
         self.servers = servers
         self.seconds = seconds
         self._cache: OrderedDict[tuple[str, int], tuple[float, Answer]] = OrderedDict()
+        self._cached_bytes = 0
         self._running: dict[tuple[str, int], list[Told]] = {}
 
     def lookup(self, name: str, qtype: int, told: Told) -> None:
@@ -67,13 +71,23 @@ class Resolver:
 
     def _finished(self, key: tuple[str, int], answer: Answer | None) -> None:
         if answer is not None:
-            lifetime = min(max(float(answer.min_ttl), _LEAST_SECONDS), _MOST_SECONDS)
-            self._cache[key] = (self._reactor.now + lifetime, answer)
-            self._cache.move_to_end(key)
-            if len(self._cache) > _CACHE_ENTRIES:
-                self._cache.popitem(last=False)
+            self._keep(key, answer)
         for told in self._running.pop(key):
             told(answer)
+
+    def _keep(self, key: tuple[str, int], answer: Answer) -> None:
+        """In the place of what was known before; what was learnt longest ago goes when there is too much."""
+        lifetime = min(max(float(answer.min_ttl), _LEAST_SECONDS), _MOST_SECONDS)
+        if before := self._cache.pop(key, None):
+            self._cached_bytes -= _bytes_of(before[1])
+        self._cache[key] = (self._reactor.now + lifetime, answer)
+        self._cached_bytes += _bytes_of(answer)
+        while len(self._cache) > _CACHE_ENTRIES or self._cached_bytes > _CACHE_BYTES:
+            self._cached_bytes -= _bytes_of(self._cache.popitem(last=False)[1][1])
+
+
+def _bytes_of(answer: Answer) -> int:
+    return sum(_RECORD_BYTES + len(record.owner) + len(record.rdata) for record in answer.records)
 
 
 class _Lookup:

@@ -12,7 +12,7 @@ import pytest
 from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
-from microagent.flows.dns import DnsHead, Effect, Lookup, Reply, Write
+from microagent.flows.dns import MAX_TTL, DnsHead, Effect, Lookup, Reply, Write
 from microagent.policy.model import Mode, Policy, Verb
 from microagent.policy.parse import parse_entry
 from microagent.wire.dns import Answer, parse_response_untrusted
@@ -77,6 +77,16 @@ def test_an_allowed_name_is_on_record_before_it_leaves_and_leased_under_the_name
     assert talk.leases.holds("www.ok.test", OK, 1.0)
     assert not talk.leases.names_for(OK, 1.0)[1:]
     assert len(talk.reply(told).answer) == 2
+
+
+def test_a_lease_lasts_as_long_as_the_guest_was_told_and_no_longer() -> None:
+    """A server that says "for 68 years" would otherwise keep an address open that has long been another's."""
+    talk = Talk()
+    talk.asks("www.ok.test")
+    told = talk.head.answered(answer(talk, "www.ok.test. 2147483647 IN A 203.0.113.10"), 0.0)
+    assert talk.reply(told).answer[0].ttl == MAX_TTL
+    assert talk.leases.holds("www.ok.test", OK, MAX_TTL - 1.0)
+    assert not talk.leases.holds("www.ok.test", OK, MAX_TTL + 1.0)
 
 
 def test_no_resolver_means_servfail_and_a_record() -> None:
