@@ -38,7 +38,8 @@ def suggest(settings: Settings, name: str) -> None:
     """Print the smallest policy file that would have allowed, in strict mode, what NAME was allowed."""
     from microagent.decision.suggest import suggest as suggest_file
 
-    text = suggest_file(_records(settings, name))
+    engine = engine_of(stored_egress(settings, name))
+    text = suggest_file(_records(settings, name), engine.host_addresses, engine.extra_private)
     if settings.json:
         say_json({"name": name, "policy": text})
     else:
@@ -55,11 +56,13 @@ def replay(settings: Settings, name: str, file: str, mode: str) -> None:
     """Say which past decisions of NAME would come out otherwise under the policy in FILE."""
     from dataclasses import asdict
 
-    from microagent.decision.engine import Engine
     from microagent.decision.replay import replay as ask_again
-    from microagent.policy.model import Mode, Policy
+    from microagent.policy.model import Mode
+    from microagent.policy.parse import entries_to_json
 
-    engine = Engine(Mode.parse(mode), Policy(read_policy(file)))
+    tried = {"mode": Mode.parse(mode).value, "entries": entries_to_json(read_policy(file))}
+    # Of this host, with addresses of its own and what its operator calls private, another policy changes nothing.
+    engine = engine_of(stored_egress(settings, name) | tried)
     outcome = ask_again(_records(settings, name), engine)
     if settings.json:
         changes = [{**asdict(change), "count": count} for change, count in outcome.changes]
