@@ -113,6 +113,19 @@ def test_the_commands_own_code_streams_and_surroundings(box: Lab) -> None:
     assert (answer.returncode, json.loads(answer.stderr)) == (1, {"name": NAME, "exit_code": 1})
 
 
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_a_script_without_its_interpreter_says_so(box: Lab, user: str) -> None:
+    scripts = (
+        "printf '#! /nope -x\\n' > /tmp/a; printf '#!/bin/sh\\r\\n' > /tmp/b; printf '#!/bin/sh\\necho ran' > /tmp/c"
+    )
+    assert in_box(box, "sh", "-c", f"{scripts}; chmod 755 /tmp/?").returncode == 0
+    for script, wanted in (("/tmp/a", "/nope"), ("/tmp/b", "/bin/sh^M")):
+        answer = in_box(box, script, flags=("-u", user))
+        assert (answer.returncode, answer.stdout) == (127, "")
+        assert answer.stderr == f"microagent: {script}: there is no {wanted}, by which it is to be run\n"
+    assert in_box(box, "/tmp/c", flags=("-u", user)).stdout == "ran\n"
+
+
 def test_much_goes_in_and_out_whole(box: Lab) -> None:
     text = os.urandom(3_000_000).hex()
     answer = in_box(box, "sh", "-c", "tee /dev/stderr", stdin=text)
