@@ -75,9 +75,10 @@ mutants: setup
 screenshots: setup
 	$(BIN)/python -m microagent.demo.screenshots docs/images
 
-# What is made from the source: docs/records.md's tables, docs/records.schema.json.
+# What is made from the source: docs/records.md's tables, docs/records.schema.json, docs/openapi.json.
 pages: $(VENV)/.done
 	$(BIN)/python -m tests.house.record_pages
+	$(BIN)/python -m microagent.api.openapi > docs/openapi.json
 
 lint: $(VENV)/.done
 	$(BIN)/ruff format --check src tests vm_fixtures

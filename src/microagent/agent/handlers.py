@@ -41,7 +41,7 @@ async def description(_: web.Request) -> web.Response:
 
 async def index(request: web.Request) -> web.Response:
     """All workspaces."""
-    everything = [brief(supervisor, supervisor.denied) for supervisor in request.app[FLEET].all()]
+    everything = [brief(supervisor) for supervisor in request.app[FLEET].all()]
     answer: messages.Index = {"workspaces": everything}
     return web.json_response(answer)
 
@@ -75,7 +75,7 @@ async def start(request: web.Request) -> web.Response:
     """Starts a workspace; the answer comes when the guest runs, though its set-up may go on."""
     supervisor = named(request)
     await supervisor.start()
-    return web.json_response(brief(supervisor, supervisor.denied))
+    return web.json_response(brief(supervisor))
 
 
 async def setup(request: web.Request) -> web.Response:
@@ -83,14 +83,14 @@ async def setup(request: web.Request) -> web.Response:
     supervisor = named(request)
     name = supervisor.record.name
     await until_prepared(supervisor, request.app[FLEET].services.store.path(name, OUTPUT))
-    return web.json_response(brief(supervisor, supervisor.denied))
+    return web.json_response(brief(supervisor))
 
 
 async def stop(request: web.Request) -> web.Response:
     """Stops a workspace; the answer comes when nothing of it runs, and says whether it had to be ended."""
     supervisor = named(request)
     forced = await supervisor.stop()
-    answer: messages.Stopped = {**brief(supervisor, supervisor.denied), "forced": forced}
+    answer: messages.Stopped = {**brief(supervisor), "forced": forced}
     return web.json_response(answer)
 
 
@@ -98,7 +98,7 @@ async def kill(request: web.Request) -> web.Response:
     """Ends a workspace at once; the answer comes when nothing of it runs."""
     supervisor = named(request)
     await supervisor.kill()
-    return web.json_response(brief(supervisor, supervisor.denied))
+    return web.json_response(brief(supervisor))
 
 
 async def show_policy(request: web.Request) -> web.Response:

@@ -4,17 +4,17 @@ import asyncio
 from datetime import UTC, datetime
 
 from microagent.agent.supervisor import Supervisor
-from microagent.api.messages import Denied, Status
+from microagent.api.messages import Status
 from microagent.workspace.record import Record
 
 
 async def status(supervisor: Supervisor) -> Status:
     """Everything about one workspace, what it did counted from its log."""
     refused, last, traffic = await asyncio.to_thread(supervisor.summary.look)
-    return {**brief(supervisor, refused), "traffic": traffic, "last_denials": last}
+    return {**brief(supervisor), "denied": refused, "traffic": traffic, "last_denials": last}
 
 
-def brief(supervisor: Supervisor, refused: Denied) -> Status:
+def brief(supervisor: Supervisor) -> Status:
     """The same without reading the log."""
     record, life = supervisor.record, supervisor.life
     settings = record.spec.to_json()
@@ -43,7 +43,6 @@ def brief(supervisor: Supervisor, refused: Denied) -> Status:
         "guest_uid": record.guest_uid,
         "mediator_pid": life.keeper.mediator.pid if life else None,
         "guest_pid": life.guest.pid if life else None,
-        "denied": refused,
     }
 
 

@@ -162,7 +162,7 @@ class Status(TypedDict):
 
     `setting_up`: it runs, and what runs is its set-up; the command comes after that.
 
-    `traffic` and `last_denials`, the newest last, come when one workspace is asked for.
+    `denied`, `traffic` and `last_denials`, the newest last, come when one workspace is asked for.
     """
 
     name: str
@@ -189,7 +189,7 @@ class Status(TypedDict):
     guest_uid: int
     mediator_pid: int | None
     guest_pid: int | None
-    denied: Denied
+    denied: NotRequired[Denied]
     traffic: NotRequired[Traffic]
     last_denials: NotRequired[list[Denial]]
 

@@ -1,7 +1,7 @@
 """The agent's API as an OpenAPI 3.1 document, made from the message types. Pure.
 
 One line an operation in `OPERATIONS`; the server's routes are compared with it by a test, and its answers with the
-schemas. `python -m microagent.api.openapi` writes docs/openapi.json.
+schemas. `make pages` writes docs/openapi.json by `python -m microagent.api.openapi`.
 """
 
 import json

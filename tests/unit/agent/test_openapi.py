@@ -39,7 +39,7 @@ def test_every_route_is_described_and_nothing_else() -> None:
 
 
 def test_the_file_in_docs_is_what_the_agent_serves() -> None:
-    assert FILE.read_text() == openapi.text(), "make docs/openapi.json anew: python -m microagent.api.openapi"
+    assert FILE.read_text() == openapi.text(), "make docs/openapi.json anew: make pages"
 
 
 def test_the_settings_are_those_of_a_workspace() -> None:
