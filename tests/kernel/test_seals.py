@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +16,7 @@ from microagent.agent.keeper import Keeper
 from microagent.agent.services import Services
 from microagent.audit.archive import verify_log
 from microagent.audit.verify import Report
+from microagent.host import netns, nft
 from microagent.workspace.store import EGRESS
 
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
@@ -51,6 +55,34 @@ async def test_what_is_written_is_sealed_within_a_second_or_so_and_to_the_last_w
         log = services.store.path(NAME, EGRESS)
         log.write_bytes(log.read_bytes().replace(b"record 3", b"record 4"))
         assert [fault.line for fault in verified(services).faults] == [6]
+
+
+async def test_seals_and_repairs_wait_for_nobodys_threads(tmp_path: Path) -> None:
+    over = threading.Event()
+    loop, few = asyncio.get_running_loop(), ThreadPoolExecutor(2)
+    loop.set_default_executor(few)
+    async with agent(tmp_path) as services, workspace(services) as keeper:
+        busy = [loop.run_in_executor(None, over.wait) for _ in range(10)]
+        try:
+            await write(keeper, 10)
+            assert (await until_sealed(services, 12)).whole
+            flushed = threading.Thread(
+                target=netns.run_inside, args=(keeper.network.path, lambda: nft.apply("flush ruleset"))
+            )
+            flushed.start()
+            flushed.join()
+            for _ in range(100):
+                if any(record["event"] == "gap" for record in records(services)):
+                    break
+                await asyncio.sleep(0.1)
+            assert records(services)[-1]["why"] == "changed from outside, and put back: rules"
+        finally:
+            over.set()
+            await asyncio.wait(busy)
+
+
+def records(services: Services) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in services.store.path(NAME, EGRESS).read_text().splitlines()]
 
 
 async def test_rotation_loses_nothing_with_mediators_killed_at_any_time(tmp_path: Path) -> None:

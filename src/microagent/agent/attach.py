@@ -18,15 +18,14 @@ from aiohttp import web
 
 from microagent.agent.bringup import Life
 from microagent.agent.client_input import ClientInput
-from microagent.agent.handlers import FLEET, caller_of, named
+from microagent.agent.handlers import FLEET, caller_of, in_turn, named, parsed, spec_from
 from microagent.agent.supervisor import Supervisor
 from microagent.api.errors import to_json
-from microagent.api.messages import STDIN, frame
+from microagent.api.messages import LARGEST_REQUEST, STDIN, frame
 from microagent.errors import ApiError, MicroagentError
 from microagent.guests.exec import Command
 from microagent.guests.frames import Request, Terminal
-from microagent.workspace.egress import vetted
-from microagent.workspace.spec import exec_from_json, from_json
+from microagent.workspace.spec import exec_from_json
 from microagent.workspace.states import State
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,8 @@ _SIGNALS = frozenset(map(int, signal.Signals))
 _CELLS = range(1, 1 << 16)
 # Of a terminal: names in terminfo are far shorter.
 _LONGEST_TYPE = 64
+# Of what a client says after its first word.
+_LONGEST_WISH = 1024
 
 
 class Attached:
@@ -51,8 +52,8 @@ class Attached:
     async def first(self) -> dict[str, Any]:
         """What the client asks for."""
         try:
-            message = await self.socket.receive_json()
-        except (TypeError, ValueError, RecursionError) as error:
+            message = parsed((await self.socket.receive_str()).encode())
+        except (TypeError, ValueError) as error:
             raise ApiError("invalid", "the client begins with what is not JSON") from error
         if not isinstance(message, dict):
             raise ApiError("invalid", "the client begins with what is no request")
@@ -78,6 +79,8 @@ class Attached:
                 return
 
     def _fulfilled(self, text: str) -> bool:
+        if len(text) > _LONGEST_WISH:
+            return False
         try:
             match json.loads(text):
                 case {"type": "eof"}:
@@ -139,7 +142,7 @@ async def exec_(request: web.Request) -> web.WebSocketResponse:
 async def _answer(
     request: web.Request, do: Callable[[web.Request, Attached], Awaitable[None]]
 ) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(max_msg_size=64 << 20)
+    socket = web.WebSocketResponse(max_msg_size=LARGEST_REQUEST)
     await socket.prepare(request)
     attached = Attached(socket)
     try:
@@ -186,8 +189,7 @@ async def _run(request: web.Request, attached: Attached) -> None:
     if "spec" not in wish:
         raise ApiError("invalid", "a run begins with its settings")
     terminal, env = _terminal(wish.get("terminal"))
-    spec = from_json(wish["spec"])
-    vetted(spec.egress.entries)
+    spec = await in_turn(request, lambda: spec_from(wish["spec"]))
     make = request.query.get("make") != "0"
     supervisor: Supervisor | None = None
 

@@ -1,13 +1,12 @@
 """`audit verify` and `audit export`: the log of a workspace, against the seals."""
 
-import asyncio
 import tempfile
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
-from microagent.agent.handlers import FLEET, named
+from microagent.agent.handlers import FLEET, in_turn, named
 from microagent.audit.archive import export as write_archive
 from microagent.audit.archive import verify_log
 from microagent.audit.seal import fingerprint
@@ -28,7 +27,7 @@ async def verify(request: web.Request) -> web.Response:
         seals = services.seals.lines(name)
         return verify_log(services.store.path(name, EGRESS), seals, services.seals.public_key, ended=ended)
 
-    report = await asyncio.to_thread(work)
+    report = await in_turn(request, work)
     return web.json_response(report_json(report, fingerprint(services.seals.public_key)))
 
 
@@ -45,10 +44,10 @@ async def export(request: web.Request) -> web.StreamResponse:
             write_archive(archive, name, log, seals, key, policy, services.store.ca(name)[0])
             archive.seek(0)
 
-        await asyncio.to_thread(work)
+        await in_turn(request, work)
         answer = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
         await answer.prepare(request)
-        while data := await asyncio.to_thread(archive.read, _CHUNK):
+        while data := await in_turn(request, lambda: archive.read(_CHUNK)):
             await answer.write(data)
     await answer.write_eof()
     return answer

@@ -2,15 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
 from microagent import __version__
 from microagent.agent.bringup import own_endpoints
 from microagent.agent.fleet import Fleet
-from microagent.agent.peers import caller, who
+from microagent.agent.peers import caller, uid_of, who
 from microagent.agent.preparation import until_prepared
 from microagent.agent.status import brief, status
 from microagent.agent.supervisor import Supervisor
@@ -21,10 +22,14 @@ from microagent.guests.caller import Caller
 from microagent.host.links import host_addresses
 from microagent.workspace.changes import change_from_json
 from microagent.workspace.egress import vetted
-from microagent.workspace.spec import from_json
+from microagent.workspace.spec import WorkspaceSpec, from_json
 from microagent.workspace.store import OUTPUT
 
+T = TypeVar("T")
+
 FLEET: web.AppKey[Fleet] = web.AppKey("fleet", Fleet)
+# A policy of 100 000 entries has half as many; reading these takes a quarter of a second.
+_MOST_VALUES: Final = 1_000_000
 
 
 async def about(request: web.Request) -> web.Response:
@@ -49,18 +54,19 @@ async def index(request: web.Request) -> web.Response:
 async def create(request: web.Request) -> web.Response:
     """Makes a workspace; with `?dry_run=1` says what it would be, with `?make=0` makes no disk of an image first."""
     fleet = request.app[FLEET]
-    spec = from_json(await json_body(request))
-    vetted(spec.egress.entries)
+    body = await json_body(request)
+    spec = await in_turn(request, lambda: spec_from(body))
     if request.query.get("dry_run") == "1":
         fleet.check_new(spec)
         return web.json_response(spec.to_json())
     supervisor = await fleet.create(spec, caller_of(request), make=request.query.get("make") != "0")
-    return web.json_response(await status(supervisor), status=201)
+    return web.json_response(await in_turn(request, lambda: status(supervisor)), status=201)
 
 
 async def show(request: web.Request) -> web.Response:
     """One workspace."""
-    return web.json_response(await status(named(request)))
+    supervisor = named(request)
+    return web.json_response(await in_turn(request, lambda: status(supervisor)))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -122,7 +128,8 @@ async def change_policy(request: web.Request) -> web.Response:
     supervisor = named(request)
     user = who(request.get_extra_info("socket"))
     now = datetime.now(UTC)
-    change = change_from_json(await json_body(request), f"policy, by {user} at {now:%Y-%m-%dT%H:%M:%SZ}", now)
+    body, origin = await json_body(request), f"policy, by {user} at {now:%Y-%m-%dT%H:%M:%SZ}"
+    change = await in_turn(request, lambda: change_from_json(body, origin, now))
     old = supervisor.egress.policy.digest
     changed = await supervisor.change_egress(change, user)
     answer: messages.ChangedPolicy = {
@@ -141,6 +148,19 @@ def caller_of(request: web.Request) -> Caller:
     return caller(request.get_extra_info("socket"))
 
 
+async def in_turn(request: web.Request, function: Callable[[], T]) -> T:
+    """Runs what may take long in a thread, of which each user has a few."""
+    uid = uid_of(request.get_extra_info("socket"))
+    return await request.app[FLEET].services.turns.work(uid, function)
+
+
+def spec_from(body: Any) -> WorkspaceSpec:
+    """A workspace's settings that its creator may have; PolicyError or ApiError for others. For a worker thread."""
+    spec = from_json(body)
+    vetted(spec.egress.entries)
+    return spec
+
+
 def named(request: web.Request) -> Supervisor:
     """The workspace in the request's path."""
     return request.app[FLEET].get(checked_name(request.match_info["name"]))
@@ -148,8 +168,15 @@ def named(request: web.Request) -> Supervisor:
 
 async def json_body(request: web.Request) -> Any:
     """The request's JSON; ApiError `invalid` when it is none."""
+    # Not the request's own method, which lets its sender choose among all of Python's codecs.
+    return parsed(await request.read())
+
+
+def parsed(text: bytes) -> Any:
+    """JSON from a client; ApiError `invalid` when it is none. Nothing else runs meanwhile, so it is bounded."""
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > _MOST_VALUES:
+        raise ApiError("invalid", f"the request's JSON has more than {_MOST_VALUES} values")
     try:
-        # Not the request's own method, which lets its sender choose among all of Python's codecs.
-        return json.loads(await request.read())
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ApiError("invalid", "the request's body is not JSON") from error

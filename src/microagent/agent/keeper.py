@@ -51,7 +51,7 @@ class Keeper:
                     await self._repair()
         except (HostError, OSError) as error:
             with contextlib.suppress(HostError, OSError):
-                await asyncio.to_thread(self.network.lower_tap)
+                await self.rounds.work(self.network.lower_tap)
             raise HostError(f"workspace {self.workspace} cannot be mediated: {error}") from error
 
     async def _until_anything(self) -> None:
@@ -70,7 +70,7 @@ class Keeper:
 
     async def _repair(self) -> None:
         async with self.changing:
-            repaired = " and ".join(await asyncio.to_thread(self.network.repair))
+            repaired = " and ".join(await self.rounds.work(self.network.repair))
             if repaired:
                 log.warning("%s repaired workspace=%s", repaired, self.workspace)
                 with contextlib.suppress(ConnectionError):  # the next one begins with a gap of its own

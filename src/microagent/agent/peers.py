@@ -48,6 +48,12 @@ def _groups(peer: socket.socket) -> tuple[int, ...]:
     return tuple(groups[: length.value // 4])
 
 
+def uid_of(peer: socket.socket) -> int:
+    """The user at the other end."""
+    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)
+
+
 def caller(peer: socket.socket) -> Caller:
     """The user at the other end, with whose rights the files that they name are read."""
     _, uid, gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
@@ -56,7 +62,7 @@ def caller(peer: socket.socket) -> Caller:
 
 def who(peer: socket.socket) -> str:
     """The user at the other end, for records: `root`, or `uid 1000` when the machine has no name for it."""
-    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    uid = uid_of(peer)
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -8,11 +8,11 @@ last record of the old file is sealed. Seals of records that were rotated out go
 record that is left is linked to.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from microagent.agent.keeper import Keeper
 from microagent.agent.rounds import Rounds
@@ -52,7 +52,7 @@ class Sealer:
                 if now[0] != self._inode:
                     await self._try(self._make_anew(keeper))
                     now = self._stamp()
-                if now != self._sealed and await self._try(asyncio.to_thread(self.seal)):
+                if now != self._sealed and await self._try(self._rounds.work(self.seal)):
                     self._sealed = now
                 if now[1] >= ROTATE_BYTES:
                     await self._try(self._rotate(keeper))
@@ -66,14 +66,14 @@ class Sealer:
 
     async def _rotate(self, keeper: Keeper) -> None:
         async with keeper.changing:
-            await self._switch(keeper, await asyncio.to_thread(self._store.rotate, self._name, EGRESS))
-            await asyncio.to_thread(self._after_rotation)
+            await self._switch(keeper, await self._rounds.work(partial(self._store.rotate, self._name, EGRESS)))
+            await self._rounds.work(self._after_rotation)
         log.info("log rotated workspace=%s", self._name)
 
     async def _make_anew(self, keeper: Keeper) -> None:
         """Somebody moved or removed the log: the mediator must not go on where nobody looks, and `verify` misses it."""
         async with keeper.changing:
-            await self._switch(keeper, await asyncio.to_thread(self._store.open_log, self._name, EGRESS))
+            await self._switch(keeper, await self._rounds.work(partial(self._store.open_log, self._name, EGRESS)))
         log.error("log was taken away, and is made anew workspace=%s", self._name)
 
     async def _switch(self, keeper: Keeper, fd: int) -> None:

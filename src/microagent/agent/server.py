@@ -18,13 +18,10 @@ log = logging.getLogger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# A policy of 100 000 entries is about 10 MB of JSON.
-_LARGEST_BODY = 64 << 20
-
 
 def application(fleet: Fleet, group: int | None) -> web.Application:
     """The agent's API."""
-    app = web.Application(middlewares=[_errors, _peers(group)], client_max_size=_LARGEST_BODY)
+    app = web.Application(middlewares=[_errors, _peers(group)], client_max_size=messages.LARGEST_REQUEST)
     app[FLEET] = fleet
     one = messages.workspace_path("{name}")
     app.add_routes(

@@ -1,6 +1,6 @@
 """What all workspaces of one agent share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from microagent.agent.config import Config
@@ -10,6 +10,7 @@ from microagent.agent.rounds import Rounds
 from microagent.agent.seals import Seals
 from microagent.agent.spawner import Spawner
 from microagent.guests.image import ImageStore
+from microagent.guests.turns import Turns
 from microagent.host.cgroup import Cgroups
 from microagent.workspace.store import Store
 
@@ -37,3 +38,4 @@ class Services:
     seals: Seals
     outbox: Outbox
     rounds: Rounds
+    turns: Turns = field(default_factory=Turns)

@@ -1,6 +1,5 @@
 """What `ps` and `status` are told."""
 
-import asyncio
 from datetime import UTC, datetime
 
 from microagent.agent.supervisor import Supervisor
@@ -8,9 +7,9 @@ from microagent.api.messages import Status
 from microagent.workspace.record import Record
 
 
-async def status(supervisor: Supervisor) -> Status:
-    """Everything about one workspace, what it did counted from its log."""
-    refused, last, traffic = await asyncio.to_thread(supervisor.summary.look)
+def status(supervisor: Supervisor) -> Status:
+    """Everything about one workspace, what it did counted from its log. For a worker thread."""
+    refused, last, traffic = supervisor.summary.look()
     return {**brief(supervisor), "denied": refused, "traffic": traffic, "last_denials": last}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from microagent.agent.handlers import FLEET, named
+from microagent.agent.handlers import FLEET, in_turn, named
 from microagent.agent.supervisor import Supervisor
 from microagent.audit.logfile import open_log
 from microagent.audit.reader import Filter, filter_from_query
@@ -40,10 +40,10 @@ async def egress(request: web.Request) -> web.StreamResponse:
     with Tail(request.app[FLEET].services.store.path(supervisor.record.name, EGRESS)) as tail:
         answer = await _begin(request, "application/x-ndjson")
         going = _going_on(request, supervisor) if follow else False
-        await _write(answer, tail.past(wanted, limit))
+        await _write(request, answer, tail.past(wanted, limit))
         while going:
             going = await _pause(request, supervisor)
-            await _write(answer, tail.records(wanted))
+            await _write(request, answer, tail.records(wanted))
     return answer
 
 
@@ -66,7 +66,7 @@ async def everything(request: web.Request) -> web.StreamResponse:
                 for supervisor, tail in tails.items()
             ]
             merged = heapq.merge(*each, key=lambda record: str(record.get("ts", "")))
-            await _write(answer, _last(merged, limit) if past else merged)
+            await _write(request, answer, _last(merged, limit) if past else merged)
             past = False
             # What it wrote last has just been read.
             for supervisor in tails.keys() - set(here):
@@ -107,9 +107,9 @@ async def _begin(request: web.Request, content_type: str) -> web.StreamResponse:
     return answer
 
 
-async def _write(answer: web.StreamResponse, records: Iterator[dict[str, Any]]) -> None:
+async def _write(request: web.Request, answer: web.StreamResponse, records: Iterator[dict[str, Any]]) -> None:
     """In a thread, since a filter may pass over a gigabyte before it finds anything."""
-    while lines := await asyncio.to_thread(lambda: [json.dumps(record) for record in islice(records, _BATCH)]):
+    while lines := await in_turn(request, lambda: [json.dumps(record) for record in islice(records, _BATCH)]):
         await answer.write("".join(f"{line}\n" for line in lines).encode())
 
 

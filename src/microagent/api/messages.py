@@ -46,6 +46,8 @@ STDERR: Final = 2
 
 # Bytes of stdin that a client may have sent and not been told of.
 INPUT_WINDOW: Final = 256 << 10
+# A policy of 100 000 entries is about 10 MB of JSON.
+LARGEST_REQUEST: Final = 16 << 20
 
 Act = Literal["start", "stop", "kill"]
 

@@ -30,6 +30,8 @@ _HOST_FIELDS = ("host", "qname", "dst")
 _LONGEST = 1 << 16
 # One of these is in every line of which `is_denial` is true, and of every kernel drop.
 _DENIED_NEEDLES = (b'_deny"', *(f'{event}"'.encode() for event in sorted(_REFUSALS)), b'egress_drop"')
+# A name has 253 bytes at most; each part of a pattern costs a look at each of a name's.
+_LONGEST_PATTERN = 256
 _WORD = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -79,6 +81,8 @@ def filter_from_query(query: Mapping[str, str], now: datetime) -> Filter:
         near = get_close_matches(words["event"], _EVENTS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the events are {', '.join(sorted(_EVENTS))}"
         raise ApiError("invalid", f"there is no event {words['event']!r}", hint)
+    if len(words["host"]) > _LONGEST_PATTERN:
+        raise ApiError("invalid", "the host is longer than any name")
     start = timestamp(moment(query["since"], now.astimezone(UTC))) if "since" in query else ""
     return Filter(denied=query.get("denied") == "1", since=start, **words)
 

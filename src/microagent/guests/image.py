@@ -25,6 +25,7 @@ from microagent.guests.oci import ImageConfig
 from microagent.guests.shelf import Shelf, Stored
 from microagent.guests.skopeo import PULLERS, Access, Pull
 from microagent.guests.tools import remove_tree
+from microagent.guests.turns import Turns
 from microagent.guests.workshop import (
     DEFAULT_BOUNDS,
     SIZE_HINT,
@@ -69,6 +70,7 @@ class ImageStore:
         self._shelf = Shelf(directory)
         self._maker = Maker(self._shelf)
         self._pullers = cycle(PULLERS)
+        self._turns = Turns()
         # Gone with the last who holds or wants one.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -189,7 +191,7 @@ class ImageStore:
     async def _from_file(
         self, ref: str, local: Local, caller: Caller, builtin: bool, make: bool, report: Report
     ) -> Stored:
-        source = await asyncio.to_thread(inspect, local, caller)
+        source = await self._turns.work(caller.uid, lambda: inspect(local, caller))
         name = ref if builtin else str(local)
         ready = self._ready(name, source)
         if ready is None and not make:

@@ -1,6 +1,7 @@
 """A member of the group may send the agent anything: it says what is wrong with it, and makes no mistake over it."""
 
 import asyncio
+import json
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def agent() -> Iterator[Agent]:
 def answer(agent: Agent, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {kind}\r\n"
     with socket.socket(socket.AF_UNIX) as stream:
-        stream.settimeout(10)
+        stream.settimeout(60)
         stream.connect(str(agent.socket))
         stream.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         got = b""
@@ -63,6 +64,7 @@ def test_a_grant_ends_at_a_time(agent: Agent, until: str) -> None:
         ("GET", f"{RECORDS}?limit={'9' * 5000}"),
         ("GET", f"{RECORDS}?limit=99999999999999999999"),
         ("GET", f"{EGRESS}?limit=-1"),
+        ("GET", f"{EGRESS}?host={'*a' * 1000}b"),
         ("GET", f"{RECORDS}?since={'9' * 5000}d"),
         ("GET", f"{RECORDS}?since=0001-01-01T00:00:00%2B23:00"),
         ("GET", f"{RECORDS}?since=9999-99-99T00:00:00Z"),
@@ -91,6 +93,24 @@ def test_a_websocket_that_begins_with_nonsense_is_told_so(agent: Agent, said: st
             return await asyncio.wait_for(websocket.receive_json(), 10)
 
     assert asyncio.run(talk())["error"]["code"] == "invalid"
+
+
+@pytest.mark.parametrize("item", [b"[],", b"0,", b'{"":0},'])
+def test_more_values_than_any_request_has_are_not_read(agent: Agent, item: bytes) -> None:
+    """Nobody else is served while the agent reads them, and no rule is put back."""
+    assert b"more than 1000000 values" in answer(agent, "POST", WORKSPACES, b"[" + item * 1_000_001 + b"0]")
+
+
+def test_a_request_of_more_bytes_than_any_is_refused(agent: Agent) -> None:
+    assert b'"code": "invalid"' in answer(agent, "POST", WORKSPACES, b" " * (17 << 20))
+
+
+def test_a_policy_of_a_hundred_thousand_entries_is_taken(agent: Agent) -> None:
+    entries = [{"verb": "allow", "entry": f"h{number}.example.org", "origin": "x" * 40} for number in range(100_000)]
+    wanted = {"name": "b", "image": "tiny", "egress": {"mode": "strict", "entries": entries}}
+    made = answer(agent, "POST", f"{WORKSPACES}?dry_run=1", json.dumps(wanted).encode())
+    assert made.startswith(b"HTTP/1.1 200 ")
+    assert made.count(b".example.org") == 100_000
 
 
 def test_the_control_is_served(agent: Agent) -> None:

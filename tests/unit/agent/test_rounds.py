@@ -1,6 +1,8 @@
 """Rounds: each second every look, and what one of them raises is its own waiter's alone."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,6 +27,16 @@ async def test_who_has_something_to_do_is_woken_and_nobody_else(monkeypatch: pyt
         await asyncio.wait_for(going.until(lambda: True), 10)
         assert (seen, idle.done()) == ([0, 1, 2], False)
         idle.cancel()
+
+
+async def test_what_was_noticed_is_worked_on_while_every_other_thread_is_busy() -> None:
+    loop, over = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, over.wait)
+    async with Rounds.going() as going:
+        assert await asyncio.wait_for(going.work(lambda: 7), 10) == 7
+    over.set()
+    await busy
 
 
 async def test_a_look_that_fails_ends_no_round_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
