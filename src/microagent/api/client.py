@@ -49,7 +49,10 @@ class Client:
     async def call(self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None) -> Any:
         """The JSON of the answer."""
         async with self._request(method, path, json=body, params=query) as answer:
-            return await answer.json()
+            found = await _json_or_nothing(answer)
+            if found is None:
+                raise self._stranger()
+            return found
 
     @asynccontextmanager
     async def lines(
@@ -85,8 +88,15 @@ class Client:
                 yield answer
         except aiohttp.ClientConnectorError as error:
             raise self._unreachable(error) from error
+        except aiohttp.ClientResponseError as error:
+            raise self._stranger() from error
         except aiohttp.ClientError as error:
             raise ApiError("internal", f"the agent went away: {error}", "see its log") from error
+
+    def _stranger(self) -> ApiError:
+        return ApiError(
+            "internal", f"what answers on {self._socket} is not microagent's agent", "--socket names another"
+        )
 
     def _unreachable(self, error: aiohttp.ClientConnectorError) -> ApiError:
         if isinstance(error.os_error, PermissionError):

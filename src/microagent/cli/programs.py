@@ -18,7 +18,12 @@ from microagent.cli.output import json_option
 @json_option
 def agent(config: str | None) -> None:
     """Run the host agent in the foreground until SIGTERM."""
-    import_module("microagent.agent.main").main(Path(config) if config else None)
+    from microagent.errors import host_error
+
+    try:
+        import_module("microagent.agent.main").main(Path(config) if config else None)
+    except OSError as error:
+        raise host_error(error) from error
 
 
 @click.command()

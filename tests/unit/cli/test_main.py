@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,34 @@ def test_no_agent_is_1_with_a_hint() -> None:
         f"error: no agent answers on {SOCKET}",
         "hint: start one as root: microagent agent",
     ]
+
+
+@pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"])
+def test_another_server_on_the_socket_is_told_from_the_agent(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        pool.submit(serve)
+        done = microagent("ps", MICROAGENT_SOCKET=str(tmp_path / "s"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"error: what answers on {tmp_path / 's'} is not microagent's agent"
+
+
+@pytest.mark.kernel
+def test_an_agent_that_cannot_have_its_directory_says_so_and_is_3(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"state_dir: {tmp_path}/file\nrun_dir: {tmp_path}/run\nsocket: {tmp_path}/run/s\n")
+    done = microagent("agent", "--config", str(config))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1] == f"error: Not a directory ({tmp_path}/file/agent.lock)"
 
 
 def test_a_wrong_policy_file_has_line_column_and_spelling(tmp_path: Path) -> None:
