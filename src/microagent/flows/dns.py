@@ -17,8 +17,6 @@ from microagent.decision.leases import Leases
 from microagent.decision.verdict import Reason, Verdict, refusal
 from microagent.errors import Malformed
 from microagent.flows import records
-from microagent.policy.model import Kind
-from microagent.policy.suffixes import registered_domain
 from microagent.wire.dns import (
     NODATA,
     Answer,
@@ -140,8 +138,7 @@ class DnsHead:
             return self._tell(pointer_answer(name, leased, LEASE_GRACE_SECONDS))
         if query.qtype in _EMPTIED:
             return self._tell(NODATA)
-        domain = _domain(verdict, name)
-        if domain and not self._new_names.take(domain, name, now):
+        if not self._new_names.may_ask(verdict.rule, name, now):
             return self._refuse(refusal(Reason.NEW_NAMES_EXCEEDED, name, signals=verdict.signals))
         # The question itself is egress: it is on record before it leaves.
         return [Write(self._record(Event.DNS_ALLOW, verdict)), Lookup(name, query.qtype)]
@@ -206,15 +203,6 @@ class DnsHead:
                 fields["unlisted"] = True
         ident = self._ident if event is Event.DNS_DENY else ""
         return Record(event, fields | more, ident=ident)
-
-
-def _domain(verdict: Verdict, name: str) -> str:
-    """Whose owner sees the name: the suffix that allows it, or what was registered; "" for a name that stands alone."""
-    rule = verdict.rule
-    if rule is not None and rule.kind is Kind.EXACT:
-        return ""
-    domain = rule.text[1:] if rule is not None and rule.kind is Kind.SUFFIX else registered_domain(name)
-    return "" if domain == name else domain
 
 
 def _shown_untrusted(question: bytes) -> str:

@@ -43,6 +43,14 @@ _DENIALS = {
 }
 
 
+def lookup(verdict: Verdict, *, flow: str) -> Record:
+    """A name that is about to be looked up for a connection, where the guest has not asked for it by DNS."""
+    fields: dict[str, Any] = {"qname": verdict.host, "qtype": "A", "reason": str(verdict.reason), "rule": rule(verdict)}
+    if verdict.unlisted:
+        fields["unlisted"] = True
+    return Record(Event.DNS_ALLOW, {**fields, "flow": flow})
+
+
 def close(verdict: Verdict | None, *, dst: str, proto: str, flow: str, why: str, opaque: bool) -> Record:
     """The end of a connection; what it carried and how long is still to be filled in."""
     fields: dict[str, Any] = {

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 
 from microagent.audit.record import Event as Happening
 from microagent.audit.record import Record
+from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.leases import Leases
 from microagent.decision.verdict import Reason, Signal, Tls, Verdict, refusal
@@ -80,6 +81,7 @@ class TcpHead:
         self,
         engine: Engine,
         leases: Leases,
+        new_names: NewNames,
         destination: IPv4Address,
         port: int,
         *,
@@ -89,6 +91,7 @@ class TcpHead:
     ) -> None:
         self._engine = engine
         self._leases = leases
+        self._new_names = new_names
         self._destination = destination
         self._port = port
         self._sniffing = sniffing
@@ -237,10 +240,13 @@ class TcpHead:
         if not verdict.allowed:
             return self._refuse(verdict)
         self.verdict = verdict
-        if self._leases.holds(name, self._destination, now) and self._is_public():
-            return self._pin((self._destination,))
-        # An inside address is looked at together with the rest of its answer, lease or not.
-        return [Resolve(name)]
+        if self._leases.holds(name, self._destination, now):
+            # An inside address is looked at together with the rest of its answer, lease or not.
+            return self._pin((self._destination,)) if self._is_public() else [Resolve(name)]
+        # The guest has not asked for it, so looking it up is egress that has no record yet, and may be a tunnel.
+        if not self._new_names.may_ask(verdict.rule, name, now):
+            return self._refuse(refusal(Reason.NEW_NAMES_EXCEEDED, name))
+        return [Write(records.lookup(verdict, flow=self.ident)), Resolve(name)]
 
     def _hosted(self, host: str, now: float) -> list[Effect]:
         """Host may be an address: then it must be the one the guest connected to, and is decided as such."""
@@ -384,9 +390,8 @@ class TcpHead:
         if self._proto is not Proto.HTTP and not (self._proto is Proto.TLS and verdict.host):
             return [denial, Reset()]
         status = 400 if verdict.reason is Reason.REQUEST_MALFORMED else 403
-        host = verdict.host or verdict.address
-        body = deny_response(status, host, str(verdict.reason), self.ident, records.hint(verdict))
-        return [denial, Answer(body)]
+        host, reason = verdict.host or verdict.address, str(verdict.reason)
+        return [denial, Answer(deny_response(status, host, reason, self.ident, records.hint(verdict)))]
 
     def _denial(self, verdict: Verdict, error: str) -> Write:
         record = records.decision(verdict, dst=self.destination, proto=self.proto, flow=self.ident)

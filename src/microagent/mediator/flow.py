@@ -59,6 +59,7 @@ class Flow:
         self.head = TcpHead(
             services.engine,
             services.leases,
+            services.new_names,
             self._destination,
             self._port,
             ident=services.new_id(),

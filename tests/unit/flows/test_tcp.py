@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from microagent.audit.record import Record
+from microagent.decision.budget import NewNames
 from microagent.decision.engine import Engine
 from microagent.decision.leases import Leases
 from microagent.flows import vocabulary as v
@@ -52,7 +53,7 @@ class Talk:
         leases = Leases()
         for name, address in leased:
             leases.add(name, (address,), 100.0, 0.0)
-        self.head = TcpHead(engine(*entries, mode=mode), leases, to, port, ident="flow1", now=0.0)
+        self.head = TcpHead(engine(*entries, mode=mode), leases, NewNames(2), to, port, ident="flow1", now=0.0)
         assert self.head.open() == [v.Peek(0, DEFAULT_SNIFFING.server_first)]
 
     def hears(self, event: v.Event) -> list[v.Effect]:
@@ -65,9 +66,19 @@ def record_of(effects: list[v.Effect]) -> Record:
     return first.record
 
 
+def looked_up(effects: list[v.Effect]) -> str:
+    """The name that is looked up, once that is on record."""
+    record, resolve = record_of(effects), effects[1]
+    assert isinstance(resolve, v.Resolve)
+    assert len(effects) == 2
+    assert record.event == "egress_dns_allow"
+    assert record.fields["qname"] == resolve.name
+    return resolve.name
+
+
 def test_allowed_tls_is_looked_up_pinned_recorded_dialled_intercepted() -> None:
     talk = Talk("allow: api.ok.test")
-    assert talk.hears(v.Peeked(hello("api.ok.test"))) == [v.Resolve("api.ok.test")]
+    assert looked_up(talk.hears(v.Peeked(hello("api.ok.test")))) == "api.ok.test"
     effects = talk.hears(v.Resolved((OK,)))
     record = record_of(effects)
     assert record.event == "egress_allow"
@@ -75,6 +86,23 @@ def test_allowed_tls_is_looked_up_pinned_recorded_dialled_intercepted() -> None:
     assert record.fields["dialed"] == "203.0.113.10:443"
     assert effects[1:] == [v.Dial(OK, 443)]
     assert talk.hears(v.Dialed()) == [v.Intercept("api.ok.test")]
+
+
+def test_names_that_are_new_under_one_domain_are_looked_up_at_a_limited_rate() -> None:
+    leases, budget = Leases(), NewNames(2)
+
+    def effects(name: str) -> list[v.Effect]:
+        policy = engine("allow: .ok.test", "allow: exact.ok.test")
+        head = TcpHead(policy, leases, budget, OK, 443, ident="flow1", now=0.0)
+        return head.handle(v.Peeked(hello(name)), 1.0)
+
+    assert [looked_up(effects(f"{n}.ok.test")) for n in (1, 2)] == ["1.ok.test", "2.ok.test"]
+    refused = record_of(effects("3.ok.test"))
+    assert (refused.event, refused.fields["reason"]) == ("egress_deny", "new_names_exceeded")
+    # What was looked up before, and what an entry of its own allows, is not new.
+    assert looked_up(effects("1.ok.test")) == "1.ok.test"
+    leases.add("4.ok.test", (OK,), 100.0, 0.0)
+    assert v.Dial(OK, 443) in effects("4.ok.test")
 
 
 def test_a_leased_destination_needs_no_second_lookup() -> None:
@@ -191,7 +219,7 @@ def test_a_hello_in_pieces_is_waited_for_and_then_decided_alike() -> None:
         (effect,) = talk.hears(v.Peeked(whole[:size]))
         assert isinstance(effect, v.Peek)
         assert effect.seen == size
-    assert talk.hears(v.Peeked(whole)) == [v.Resolve("api.ok.test")]
+    assert looked_up(talk.hears(v.Peeked(whole))) == "api.ok.test"
 
 
 def test_half_a_hello_is_refused_when_the_time_is_over() -> None:
