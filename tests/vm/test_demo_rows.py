@@ -111,6 +111,16 @@ def test_the_demo_is_right_and_leaves_nothing(lab: Lab, left: Left, scratch: Pat
     _nothing_is_left(left, scratch)
 
 
+def test_programs_get_the_judgement_as_one_object(lab: Lab, scratch: Path) -> None:
+    environment = {**python_environment(), "TMPDIR": str(scratch)}
+    command = lab.argv("demo", "--json")
+    demo = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    judged = json.loads(demo.stdout)
+    assert (judged["ok"], judged["leaks"], all(row["right"] for row in judged["rows"])) == (True, [], True)
+    assert [row["tried"] for row in judged["rows"]] == [row.tried for row in rows.ROWS]
+
+
 @pytest.mark.parametrize("after", ["made-up internet", "that may reach", "the guest tried"])
 def test_ctrl_c_in_the_demo_leaves_nothing(lab: Lab, left: Left, scratch: Path, after: str) -> None:
     environment = {**python_environment(), "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}

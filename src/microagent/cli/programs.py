@@ -4,13 +4,12 @@ They are found by name and not imported here, because the CLI is no part of eith
 API alone, and the demo is a user of the CLI.
 """
 
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import click
 
-from microagent.cli.output import json_option
+from microagent.cli.output import Settings, json_option
 
 
 @click.command()
@@ -28,6 +27,8 @@ def agent(config: str | None) -> None:
 
 @click.command()
 @json_option
-def demo() -> None:
+@click.pass_context
+def demo(context: click.Context) -> None:
     """Watch a real guest try to get out, in a made-up internet."""
-    sys.exit(import_module("microagent.demo.run").main())
+    settings: Settings = context.obj
+    context.exit(import_module("microagent.demo.run").main(as_json=settings.json))

@@ -5,6 +5,7 @@ which tries the rows of `rows`; and a judgement from three sides: what the guest
 leak oracle saw on the wire.
 """
 
+import json
 import os
 import shlex
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
@@ -23,7 +24,7 @@ from microagent.demo import rows
 from microagent.demo.internet import Internet
 from microagent.demo.lab import GUEST_DIR, Lab
 from microagent.demo.oracle import Destination, Oracle
-from microagent.errors import HostError, MicroagentError
+from microagent.errors import HostError
 
 WORKSPACE = "demo"
 FLAGS = ("--egress", "strict", "--egress-allow", rows.ALLOWED, "--egress-passthrough", rows.PINNED)
@@ -33,20 +34,27 @@ _TRIED = {row.key: row.tried for row in rows.ROWS}
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
-def main() -> int:
-    """Run the demonstration; 0 when every row is right, 1 when one is not, 3 when this machine cannot."""
+def main(*, as_json: bool = False) -> int:
+    """Run the demonstration; 0 when every row is right, 1 when one is not. HostError when this machine cannot.
+
+    `as_json`: the judgement is one object on standard output, and what goes on is told on standard error.
+    """
     # A pipe has no width: wide enough there that no line of the table is folded beyond reading.
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    try:
-        return _demonstrate(console)
-    except MicroagentError as error:
-        sys.stderr.write(f"error: {error.what}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return 3 if isinstance(error, HostError) else 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    told = sys.stderr if as_json else sys.stdout
+    console = Console(file=told, width=None if told.isatty() else 180)
+    outcomes, leaks = _demonstrate(console)
+    good = all(outcome.right for outcome in outcomes) and not leaks
+    if as_json:
+        sys.stdout.write(f"{json.dumps(_judgement(outcomes, leaks, good))}\n")
+    else:
+        console.print("[bold]4.[/] the judgement")
+        console.print(_table(outcomes, leaks))
+        console.print("[bold green]every row is right[/]" if good else "[bold red]NOT every row is right[/]")
+    return 0 if good else 1
 
 
-def _demonstrate(console: Console) -> int:
+def _demonstrate(console: Console) -> tuple[tuple[rows.Outcome, ...], tuple[str, ...]]:
+    """What came of each row, and what else was or was not on the wire."""
     if os.geteuid() != 0:
         raise HostError("the demonstration makes network namespaces, and needs root", "sudo microagent demo")
     if not (GUEST_DIR / "vmlinux").exists():
@@ -57,21 +65,18 @@ def _demonstrate(console: Console) -> int:
         console.print("[bold]1.[/] a made-up internet, in namespaces of its own, and an agent on it")
         internet = stack.enter_context(Internet())
         lab = stack.enter_context(Lab(internet))
-        shown = shlex.join(["microagent", "run", "--name", WORKSPACE, "--keep", *FLAGS, "base", "sh", "-c", "…"])
-        console.print(f"[bold]2.[/] a guest that may reach two hosts:\n   [cyan]{shown}[/]")
+        command = shlex.join(["microagent", "run", "--name", WORKSPACE, "--keep", *FLAGS, "base", "sh", "-c", "…"])
+        console.print(f"[bold]2.[/] a guest that may reach two hosts:\n   [cyan]{command}[/]")
         output = _run_guest(lab, console)
         console.print(f"[bold]3.[/] what the record says: [cyan]microagent egress {WORKSPACE}[/]")
         console.file.flush()
-        subprocess.run(lab.argv("egress", WORKSPACE, "--limit", "30"), env=lab.environment(), check=False)
+        shown = lab.argv("egress", WORKSPACE, "--limit", "30")
+        subprocess.run(shown, env=lab.environment(), stdout=console.file.fileno(), check=False)
         outcomes = rows.judge(output, lab.records(WORKSPACE))
         leaks = Oracle(internet).leaks(_ALLOWED, _NAMES)
         missed = _missed(internet)
         lab.cli("delete", WORKSPACE)
-    console.print("[bold]4.[/] the judgement")
-    console.print(_table(outcomes, (*leaks, *missed)))
-    good = all(outcome.right for outcome in outcomes) and not leaks and not missed
-    console.print("[bold green]every row is right[/]" if good else "[bold red]NOT every row is right[/]")
-    return 0 if good else 1
+    return outcomes, (*leaks, *missed)
 
 
 def _run_guest(lab: Lab, console: Console) -> list[str]:
@@ -98,6 +103,21 @@ def _missed(internet: Internet) -> tuple[str, ...]:
     return tuple(
         f"never arrived at {host} ({address})" for address, host in rows.REACHED if (address, host) not in served
     )
+
+
+def _judgement(outcomes: tuple[rows.Outcome, ...], leaks: tuple[str, ...], good: bool) -> dict[str, Any]:
+    judged = [
+        {
+            "tried": outcome.row.tried,
+            "expected": outcome.row.expected,
+            "happened": outcome.happened,
+            "milliseconds": outcome.milliseconds,
+            "recorded": outcome.recorded,
+            "right": outcome.right,
+        }
+        for outcome in outcomes
+    ]
+    return {"ok": good, "rows": judged, "leaks": list(leaks)}
 
 
 def _table(outcomes: tuple[rows.Outcome, ...], leaks: tuple[str, ...]) -> Table:
