@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 bool read_request(char *bytes, size_t size, struct request *r) {
@@ -39,6 +40,10 @@ void become(struct request *r) {
 	int fd = open("/run/microagent/surroundings", O_RDONLY | O_CLOEXEC);
 	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
 	if (size < 2) dprintf(2, "microagent: /run/microagent/surroundings cannot be read\n"), _exit(126);
+	/* The image's own directory is made where it is missing, as in Docker; one that somebody types is not. */
+	struct stat there;
+	if (*r->workdir && (stat(r->workdir, &there) || !S_ISDIR(there.st_mode)))
+		dprintf(2, "microagent: there is no directory %s\n", r->workdir), _exit(126);
 	char *p = text, *end = text + size;
 	char *workdir = p, *user = (p += strlen(p) + 1);
 	size_t count = 8;

@@ -106,6 +106,10 @@ def test_the_commands_own_code_streams_and_surroundings(box: Lab) -> None:
     assert in_box(box, "sh", "-c", "kill -SEGV $$").returncode == 128 + signal.SIGSEGV
     assert in_box(box, "sh", "-c", "echo again > /dev/stderr").stderr == "again\n"
     assert in_box(box, "id", "-un", flags=("-u", "daemon")).stdout == "daemon\n"
+    nowhere = in_box(box, "pwd", flags=("-w", "/nowhere/at/all"))
+    assert (nowhere.returncode, nowhere.stdout) == (126, "")
+    assert nowhere.stderr == "microagent: there is no directory /nowhere/at/all\n"
+    assert in_box(box, "test", "-e", "/nowhere").returncode == 1
     missing = in_box(box, "no-such-command")
     assert (missing.returncode, missing.stdout) == (127, "")
     assert "no-such-command: command not found" in missing.stderr
