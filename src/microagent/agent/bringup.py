@@ -274,7 +274,9 @@ def _image(services: Services, record: Record) -> Image:
 
 def _renewed(services: Services, record: Record) -> Record:
     now = datetime.now(UTC)
-    if now - datetime.fromisoformat(record.ca_made) < _CA_AGE and _is_whole(services, record.name):
+    # One of the future was made while the clock was wrong, and no guest of now would trust it.
+    age = now - datetime.fromisoformat(record.ca_made)
+    if timedelta(0) <= age < _CA_AGE and _is_whole(services, record.name):
         return record
     return services.store.renew_ca(record, create_ca(record.name, now), timestamp(now))
 

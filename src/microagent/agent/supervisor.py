@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from microagent.agent.bringup import Life, bring_up
 from microagent.agent.change import apply_egress
+from microagent.agent.grants import Deadlines
 from microagent.agent.output import Sink
 from microagent.agent.resolv_conf import read_resolv_conf
 from microagent.agent.services import Services
@@ -26,7 +28,7 @@ from microagent.agent.summary import Summary, denied
 from microagent.agent.takeover import GuestGone, take_over
 from microagent.audit.record import timestamp
 from microagent.errors import ApiError, HostError, MicroagentError, host_error
-from microagent.workspace.egress import Egress
+from microagent.workspace.egress import Egress, Grant
 from microagent.workspace.record import Record
 from microagent.workspace.spec import WorkspaceSpec
 from microagent.workspace.states import LIVE, Event, State, after
@@ -59,6 +61,7 @@ class Supervisor:
         self.record = record
         self.life: Life | None = None
         self.denied: Denied = {"count": 0, "hosts": []}
+        self._deadlines = Deadlines()
         self.summary = Summary(services.store.path(record.name, EGRESS))
         self._services = services
         self._over = over
@@ -176,6 +179,8 @@ class Supervisor:
                 store()
             else:
                 await apply_egress(self._services, self.life, before, after, who, store)
+            # The time of a new grant runs from now on.
+            self._ended_grants()
             log.info("workspace=%s policy=%s who=%s", self.record.name, after.policy.digest, who)
             return True
 
@@ -283,12 +288,14 @@ class Supervisor:
                 log.error("grant not ended workspace=%s reason=%r", self.record.name, str(error))
 
     def _grant_ended(self) -> bool:
-        end = self.record.spec.egress.next_end()
-        return end is not None and end <= datetime.now(UTC)
+        return bool(self._ended_grants())
+
+    def _ended_grants(self) -> frozenset[Grant]:
+        return self._deadlines.ended(self.record.spec.egress.grants, datetime.now(UTC), time.monotonic())
 
     def _spec_of_now(self) -> WorkspaceSpec:
         spec = self.record.spec
-        return replace(spec, egress=spec.egress.at(datetime.now(UTC)))
+        return replace(spec, egress=spec.egress.without_grants(self._ended_grants()))
 
     async def _sum_up(self) -> None:
         path = self._services.store.path(self.record.name, EGRESS)

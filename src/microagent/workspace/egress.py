@@ -4,7 +4,7 @@ An entry comes from a flag or a file and stays until it is revoked, or it is a g
 gives a new `Egress`; whoever holds the old one sees nothing of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -32,17 +32,13 @@ class Egress:
 
     @property
     def policy(self) -> Policy:
-        """What the engine is given. Grants are in it until `at` drops them."""
+        """What the engine is given. Grants are in it until `without_grants` drops them."""
         return Policy(self.entries + tuple(grant.entry for grant in self.grants))
 
-    def at(self, now: datetime) -> "Egress":
+    def without_grants(self, ended: Collection[Grant]) -> "Egress":
         """The same without the grants that have ended."""
-        live = tuple(grant for grant in self.grants if grant.until > now)
+        live = tuple(grant for grant in self.grants if grant not in ended)
         return self if len(live) == len(self.grants) else replace(self, grants=live)
-
-    def next_end(self) -> datetime | None:
-        """When the first grant ends."""
-        return min((grant.until for grant in self.grants), default=None)
 
     def with_entry(self, entry: Entry, until: datetime | None = None) -> "Egress":
         """One entry more. One that is there already stays as it is, unless the new one lives longer.

@@ -12,6 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from microagent.agent.peers import caller, may_speak
 from microagent.api.client import Client, NoAgent, call
 from microagent.api.messages import EGRESS as EGRESS_OF_ALL
 from microagent.api.messages import RUN, WORKSPACES, workspace_path
+from microagent.audit.record import timestamp
 from microagent.errors import ApiError
 from microagent.guests.caller import Caller
 from microagent.pki.ca import Issuer
@@ -212,6 +214,25 @@ def test_a_damaged_ca_is_made_anew_at_the_start(agent: Agent, damage: str) -> No
     # Once, and not at each start.
     assert made[1] == made[0]
     assert files[1].stat().st_mode & 0o777 == 0o600
+
+
+def test_a_ca_that_was_made_while_the_clock_was_ahead_is_made_anew() -> None:
+    with started() as agent:
+        made = {}
+        for workspace, ahead in (("a", 0), ("b", 1)):
+            agent.create(workspace)
+            home = agent.state / "workspaces" / workspace
+            noted = json.loads((home / "workspace.json").read_text())
+            noted["ca_made"] = timestamp(datetime.now(UTC) + timedelta(days=ahead))
+            (home / "workspace.json").write_text(json.dumps(noted))
+            made[workspace] = (home / "ca.pem").read_bytes()
+        agent.stop()
+        agent.process = agent.spawn()
+        for workspace in made:
+            with pytest.raises(ApiError, match="cannot be opened"):
+                agent.ask("POST", workspace_path(workspace, "start"))
+        now = {workspace: (agent.state / "workspaces" / workspace / "ca.pem").read_bytes() for workspace in made}
+        assert (now["a"] == made["a"], now["b"] == made["b"]) == (True, False)
 
 
 def test_an_attached_run_that_cannot_start_is_an_error_and_gone(agent: Agent) -> None:

@@ -10,7 +10,7 @@ from microagent.policy.model import Entry, Mode, Verb
 from microagent.policy.parse import parse_entry
 from microagent.policy.stored import entries_from_json
 from microagent.workspace.changes import LONGEST_GRANT, change_from_json
-from microagent.workspace.egress import Egress, from_json, vetted
+from microagent.workspace.egress import Egress, Grant, from_json, vetted
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=10)
@@ -29,9 +29,9 @@ def texts(egress: Egress) -> set[str]:
 
 def test_a_grant_is_in_the_policy_until_it_ends() -> None:
     egress = STRICT.with_entry(allow("new.test"), LATER)
-    assert "allow: new.test" in texts(egress.at(NOW))
-    assert egress.next_end() == LATER
-    assert egress.at(LATER) == STRICT
+    assert "allow: new.test" in texts(egress.without_grants(()))
+    assert egress.grants == (Grant(allow("new.test"), LATER),)
+    assert egress.without_grants(egress.grants) == STRICT
 
 
 def test_an_entry_that_is_there_changes_nothing() -> None:
@@ -43,7 +43,7 @@ def test_the_longer_grant_counts_and_an_entry_is_longer_than_any_grant() -> None
     short = STRICT.with_entry(allow("new.test"), LATER)
     assert short.with_entry(allow("new.test"), LATER - timedelta(minutes=1)) is short
     longer = short.with_entry(allow("new.test"), LATER + timedelta(hours=1))
-    assert (longer.next_end(), len(longer.grants)) == (LATER + timedelta(hours=1), 1)
+    assert [grant.until for grant in longer.grants] == [LATER + timedelta(hours=1)]
     forever = longer.with_entry(allow("new.test"))
     assert (forever.grants, texts(forever)) == ((), texts(longer))
 
