@@ -14,7 +14,8 @@ APT_TEST := tcpdump openssl curl bind9-dnsutils netcat-openbsd iputils-ping ngin
             redis-server redis-tools prometheus rsyslog systemd git gpg gpg-agent gcc libc6-dev haproxy \
             apache2-bin docker-registry fcgiwrap pgbouncer postgresql-client
 
-# Tests wait as much as they work, so there are more of them at once than cores; each has up to 1 GiB of guests.
+# Tests wait as much as they work, so there are more of them at once than cores; each has up to 1 GiB of guests, and one
+# a machine of 2.5 GiB.
 TESTERS := $(shell echo $$(( $$(nproc) < 7 ? $$(nproc) + 1 : 8 )))
 
 export DEBIAN_FRONTEND := noninteractive
