@@ -82,7 +82,9 @@ ALPINE = {
     "alpine-curl": "env -i /bin/curl -sS https://HOST/hello",
     "alpine-openssl": f"printf '{_GET}' | env -i /bin/openssl s_client -quiet -verify_return_error -connect HOST:443",
 }
-NAMES = tuple(f"{client}.ok.test" for client in {**CLIENTS, **ALPINE})
+# Whom doctor asks: the first that an exact entry names.
+LOOKED_AT = "doctor.ok.test"
+NAMES = (*(f"{client}.ok.test" for client in {**CLIENTS, **ALPINE}), LOOKED_AT)
 _PATIENCE = 1000  # seconds, for all of them, emulated on a busy machine
 OPENED = {Destination("tcp", world.PROGRAMS, 443)}
 
@@ -184,7 +186,16 @@ def _examined(lab: Lab, trusted: Path, script: str) -> tuple[str, dict[str, Any]
 
 
 def _arguments(name: str, trusted: Path, image: str, script: str) -> tuple[str, ...]:
-    flags = ("--egress", "strict", "--egress-allow", ".ok.test", "--upstream-ca", str(trusted))
+    flags = (
+        "--egress",
+        "strict",
+        "--egress-allow",
+        ".ok.test",
+        "--egress-allow",
+        LOOKED_AT,
+        "--upstream-ca",
+        str(trusted),
+    )
     return "run", "--name", name, "--keep", *flags, image, "/bin/sh", "-c", script
 
 
@@ -207,7 +218,7 @@ def test_a_program_is_served_through_interception_as_it_is(session: Session, cli
 def test_doctor_tries_the_trust_of_each_runtime_there_is(session: Session) -> None:
     checks = {one["name"]: one for one in session.looked["checks"]}
     assert {name: one["detail"] for name, one in checks.items() if not one["ok"]} == {}
-    assert {f"ca of {runtime}" for runtime in ("curl", "python3", "openssl", "node")} <= checks.keys()
+    assert {f"ca of {runtime}" for runtime in ("curl", "python3", "openssl", "node", "git")} <= checks.keys()
 
 
 def test_nothing_else_left_the_host(session: Session) -> None:

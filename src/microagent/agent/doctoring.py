@@ -59,9 +59,7 @@ for name; do
 done
 """
 # Each shakes hands with $1 at $2, behind a certificate of the workspace's CA: in strict mode a name that the mediator
-# refuses, which needs trust and no network beyond, else an allowed host. What it prints in the end is why not. git is
-# not here: with GnuTLS it reads its bundle after it has connected, and in an emulated guest the mediator has by then
-# decided without a name, by the address. Its variable is looked at with the others.
+# refuses, which needs trust and no network beyond, else an allowed host. What it prints in the end is why not.
 _HANDSHAKES = {
     "python3": """exec python3 -c '
 import socket, ssl, sys
@@ -82,6 +80,18 @@ _REFUSED = {
     "curl": 'code=$(curl -sS --max-time 30 -o /dev/null -w "%{http_code}" --noproxy "*" --resolve "$1:443:$2" '
     '"https://$1/") && [ "$code" = 403 ]',
     **_HANDSHAKES,
+}
+
+
+# With GnuTLS, git reads its bundle after it has connected. In an emulated guest the mediator decides by the address
+# before that, and once more when the name comes: so it has to be a host that the guest may reach. git has no handshake
+# without a request; whatever the host answers to it came through.
+_LATE = {
+    "git": """[ -e "$(git --exec-path)/git-remote-https" ] || exit 99  # _ABSENT
+cd / && words=$(GIT_TRACE_CURL=1 GIT_TRACE_CURL_NO_DATA=1 GIT_TERMINAL_PROMPT=0 \\
+	git -c http.proxy= -c http.followRedirects=false ls-remote "https://$1/" 2>&1 < /dev/null)
+case $words in *" header: HTTP/"*) exit 0 ;; esac
+echo "${words##*fatal: }" >&2; exit 1""",
 }
 
 
@@ -140,7 +150,8 @@ class _Examination:
         records = await self._new_records()
         reached, address = await self._reach(self._plan.host, records) if self._plan.host else (None, "")
         if self._plan.trusting_host and reached and speaks(443, reached.get(443, Said(""))):
-            runtimes = await self._runtimes(_HANDSHAKES, self._plan.trusting_host, address)
+            scripts = _LATE if strict else _HANDSHAKES | _LATE
+            runtimes |= await self._runtimes(scripts, self._plan.trusting_host, address)
         bundles, nameservers = await asyncio.gather(self._bundles(), self._nameservers())
         await asyncio.sleep(_SETTLED)
         records += await self._new_records()

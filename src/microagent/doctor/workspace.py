@@ -83,8 +83,8 @@ class Plan:
 
     @property
     def trusting_host(self) -> str:
-        """In guarded mode, where no refusal is there to try trust with: an allowed host that is intercepted."""
-        return self.host if self.mode is Mode.GUARDED and self._intercepts(self.host) else ""
+        """An allowed host that is intercepted, for what no refusal is there to try trust with."""
+        return self.host if self._intercepts(self.host) else ""
 
     @property
     def questions(self) -> dict[str, str]:

@@ -141,7 +141,7 @@ def test_the_host_that_is_asked_is_an_intercepted_one_if_there_is_such() -> None
     assert Plan(Mode.GUARDED, Policy((pinned,)), NAME).host == "pinned.ok.test"
     assert Plan(Mode.GUARDED, Policy((pinned,)), NAME).trusting_host == ""
     assert Plan(Mode.GUARDED, Policy((pinned, listed)), NAME).trusting_host == "api.ok.test"
-    assert Plan(Mode.STRICT, Policy((pinned, listed)), NAME).trusting_host == ""
+    assert Plan(Mode.STRICT, Policy((pinned, listed)), NAME).trusting_host == "api.ok.test"
 
 
 def test_words_of_the_guest_are_inert_and_short() -> None:
