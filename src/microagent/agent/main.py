@@ -19,6 +19,7 @@ from aiohttp import web
 
 from microagent import __version__
 from microagent.agent.config import Config, load
+from microagent.agent.door import keep_door
 from microagent.agent.fleet import Fleet
 from microagent.agent.forwarding import forwarding
 from microagent.agent.ledger import Ledger
@@ -32,6 +33,7 @@ from microagent.agent.services import Services, netns_directory, sockets_directo
 from microagent.agent.spawner import Spawner
 from microagent.agent.surroundings import keep_told
 from microagent.agent.sweep import sweep
+from microagent.agent.undo import cancelled
 from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
 from microagent.host.cgroup import Cgroups
@@ -104,7 +106,9 @@ async def _serve(config: Config) -> None:
         last.push_async_callback(runner.cleanup)
         sock = listen(config.socket, group)
         last.callback(config.socket.unlink, missing_ok=True)
-        await web.SockSite(runner, sock).start()
+        assert runner.server is not None  # noqa: S101  (setup made it)
+        last.callback(sock.close)
+        last.push_async_callback(cancelled, asyncio.create_task(keep_door(sock, runner.server)))
         await last.enter_async_context(serving_metrics(fleet, config, group))
         await last.enter_async_context(forwarding(fleet))
         watching = asyncio.create_task(keep_told(fleet))
