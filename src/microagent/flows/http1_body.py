@@ -43,25 +43,31 @@ def doubt_of(method: str, framing: Framing) -> "Doubt | None":
     return Doubt(method, framing.length) if method in _BODILESS and framing.kind is BodyKind.LENGTH else None
 
 
+def doubt_without_length(method: str) -> "Doubt | None":
+    """The same in HTTP/2, which frames a body; a server in front may hand it on as HTTP/1.1."""
+    return Doubt(method, None) if method in _BODILESS else None
+
+
 class Doubt:
     """A body that begins as a request does, with a method that has no body, is kept back and refused."""
 
-    __slots__ = ("_held", "_length", "_method", "_settled")
+    __slots__ = ("_held", "_length", "_method", "settled")
 
-    def __init__(self, method: str, length: int) -> None:
+    def __init__(self, method: str, length: int | None) -> None:
+        """`length` of the body in bytes, None where that is not known. `settled`: it may go on."""
         self._method = method
         self._length = length
         self._held = b""
-        self._settled = False
+        self.settled = False
 
     def pass_untrusted(self, data: bytes) -> bytes:
         """What of it may go on, now that `data` has come, and what comes behind it; Malformed if it is a request."""
-        if self._settled:
+        if self.settled:
             return data
         data = self._held + data
         kind = sniff_untrusted(data[: self._length])
         if kind is Sniffed.HTTP:
             raise Malformed(f"a body of {self._method} that is a request itself")
-        self._settled = kind is not Sniffed.MORE or len(data) >= self._length
-        self._held = b"" if self._settled else data
-        return data if self._settled else b""
+        self.settled = kind is not Sniffed.MORE or (self._length is not None and len(data) >= self._length)
+        self._held = b"" if self.settled else data
+        return data if self.settled else b""

@@ -181,6 +181,7 @@ class Connection:
     def close(self, number: int, stream: Stream, now: float) -> None:
         """Forget a stream, and record it: before its last frame goes on."""
         del self.streams[number]
+        self.owed_guest += stream.owed
         fields = {"host": self.name, **stream.fields(now), "flow": self.flow}
         self._write(Record(Event.REQUEST, fields))
 

@@ -5,6 +5,7 @@ from typing import Final
 from microagent.decision.verdict import Reason, Verdict
 from microagent.errors import Malformed
 from microagent.flows import records
+from microagent.flows.http1_body import doubt_without_length
 from microagent.flows.http2.connection import Connection
 from microagent.flows.http2.limits import MAX_STREAMS
 from microagent.flows.http2.settings import for_upstream, stated
@@ -98,7 +99,9 @@ class GuestSide:
             lane.drop_block()
             connection.cut(number, stream, fault.what, now)
             return
-        stream.bytes_out += sum(len(frame.wire) for frame in block)
+        if held := stream.let_go():
+            lane.send(held)
+        stream.bytes_out += len(held) + sum(len(frame.wire) for frame in block)
         lane.send_block(block, fields)
         connection.close_if_done(number, stream, now)
 
@@ -120,6 +123,7 @@ class GuestSide:
         if reason is not None:
             connection.deny(head, 403, reason, request, records.hint(verdict) if verdict else "", now)
             return
+        stream.doubt = doubt_without_length(request.method)
         connection.streams[head.stream] = stream
         connection.out.send_block(block, fields)
 
@@ -146,12 +150,14 @@ class GuestSide:
             if stream.guest_done:
                 raise Malformed("data behind the end of a request")
             stream.take_body(length, ends=ends)
+            wire = stream.pass_untrusted(frame, ends=ends)
         except Malformed as fault:
             connection.owed_guest += frame.length
             connection.cut(frame.stream, stream, fault.what, now)
             return
-        stream.bytes_out += len(frame.wire)
-        connection.out.send(frame.wire)
+        if wire:
+            stream.bytes_out += len(wire)
+            connection.out.send(wire)
         connection.back.noise.earn()
         connection.close_if_done(frame.stream, stream, now)
 

@@ -1,9 +1,14 @@
 """One request that was let through, until both of its ends have ended."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from microagent.errors import Malformed
-from microagent.wire.http2 import Request
+from microagent.flows.http1_body import Doubt
+from microagent.wire.http2 import Frame, Request, data_untrusted
+
+# A client may have 256 streams, each with a body in doubt.
+_MOST_HELD: Final = 16384
 
 
 @dataclass(slots=True)
@@ -22,6 +27,31 @@ class Stream:
     body: int = 0
     guest_done: bool = False
     upstream_done: bool = False
+    doubt: Doubt | None = None
+    # Frames that are kept back while their body is in doubt, and how much window they have used up.
+    held: bytes = b""
+    owed: int = 0
+
+    def pass_untrusted(self, frame: Frame, *, ends: bool) -> bytes:
+        """What may go on, now that this frame of the body has come: nothing while it is in doubt.
+
+        Malformed if the body is a request itself.
+        """
+        if self.doubt is None:
+            return frame.wire
+        self.doubt.pass_untrusted(data_untrusted(frame.wire))
+        self.held += frame.wire
+        self.owed += frame.length
+        if self.doubt.settled or ends:
+            return self.let_go()
+        if len(self.held) > _MOST_HELD:
+            raise Malformed("a body whose first line has no end")
+        return b""
+
+    def let_go(self) -> bytes:
+        """What was kept back."""
+        held, self.held, self.owed, self.doubt = self.held, b"", 0, None
+        return held
 
     def take_body(self, length: int, *, ends: bool) -> None:
         """Count request data; Malformed if it is not what Content-Length promised (RFC 9113 section 8.1.1)."""

@@ -18,6 +18,7 @@ from microagent.wire.http2.frames import (
     build_frame,
     build_headers,
     data_length_untrusted,
+    data_untrusted,
     split_frames_untrusted,
 )
 from microagent.wire.http2.messages import (
@@ -53,6 +54,7 @@ __all__ = [
     "build_settings",
     "check_trailers_untrusted",
     "data_length_untrusted",
+    "data_untrusted",
     "encode_literal",
     "fragment_untrusted",
     "greets_in_http2_untrusted",

@@ -137,6 +137,13 @@ def data_length_untrusted(wire: bytes) -> int:
     return length - 1 - wire[HEADER]
 
 
+def data_untrusted(wire: bytes) -> bytes:
+    """What a DATA frame carries, without padding; raises only ConnectionFault."""
+    length = data_length_untrusted(wire)
+    start = HEADER + bool(wire[4] & PADDED)
+    return wire[start : start + length]
+
+
 def build_frame(kind: FrameType, flags: int, stream: int, payload: bytes) -> bytes:
     """A frame of our own; the payload fits into one."""
     length = len(payload)

@@ -145,6 +145,52 @@ def test_the_body_of_a_refused_upload_is_dropped_and_its_window_given_back() -> 
     assert ends.body_at_server(stream) == b"y" * 30000
 
 
+HIDDEN = b"GET /smuggled HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [1, 10, len(HIDDEN)])
+def test_a_request_in_the_body_of_a_get_reaches_nobody(piece: int) -> None:
+    """A server in front hands it on as HTTP/1.1, and one behind it that leaves bodies unread takes it for the next."""
+    ends = Ends()
+    stream = ends.request(GET, end=False)
+    for at in range(0, len(HIDDEN), piece):
+        ends.client.send_data(stream, HIDDEN[at : at + piece])
+        ends.step()
+        if ends.client_saw(events.StreamReset, stream):
+            break
+    assert ends.body_at_server(stream) == b""
+    assert ends.server_saw(events.StreamReset, stream)
+    assert denial(ends, stream)[0][":status"] == "400"
+    assert [r["event"] for r in ends.records()] == ["egress_deny", "egress_request"]
+    assert ends.client.outbound_flow_control_window == 65535
+    # Bodies of other methods are what they are, and other bodies of this one pass.
+    posted = ends.request(POST, HIDDEN)
+    assert ends.body_at_server(posted) == HIDDEN
+    for body in (b'{"query": 1}', b"a=1&b=2", b"x" * 16000, b"line\nline", b"\x00" * 40000):
+        got = ends.request(GET, body)
+        assert ends.body_at_server(got) == body
+        ends.server.acknowledge_received_data(len(body), got)
+        ends.step()
+    assert not ends.finished()
+
+
+def test_what_is_kept_back_goes_with_its_trailers_and_is_given_back_with_its_stream() -> None:
+    ends = Ends()
+    trailed = ends.request(GET, b"a=1", end=False)
+    assert ends.body_at_server(trailed) == b""
+    ends.client.send_headers(trailed, [("x-sum", "1")], end_stream=True)
+    ends.step()
+    assert ends.body_at_server(trailed) == b"a=1"
+    assert ends.server_saw(events.TrailersReceived, trailed)
+    given_up = ends.request(GET, b"b=2", end=False)
+    before = ends.client.outbound_flow_control_window
+    ends.client.reset_stream(given_up)
+    ends.step()
+    assert ends.body_at_server(given_up) == b""
+    assert ends.client.outbound_flow_control_window == before + 3
+    assert not ends.finished()
+
+
 def test_the_servers_view_of_the_guests_window_is_never_larger_than_the_guests() -> None:
     ends = Ends()
     for _ in range(200):
