@@ -59,7 +59,7 @@ touch /srv/asked
 """
 # udev would load the driver, and give the device to its group.
 KVM = "modprobe kvm_amd; chgrp kvm /dev/kvm; chmod 660 /dev/kvm"
-ASKING = "while :; do nslookup api.ok.test; echo hello | nc -w 5 203.0.113.10 7; sleep 0.5; done"
+ASKING = "while :; do nslookup api.ok.test; echo hello | nc -w 5 203.0.113.10 7; sleep 1; done"
 START = f"""
 microagent create w --image docker-archive:/srv/tiny.tar --memory 128 --egress strict --egress-allow api.ok.test \
     -- sh -c '{ASKING}'
@@ -154,7 +154,7 @@ def test_guest_and_mediator_are_bounded(machine: Machine) -> None:
 
     def throttled(role: str) -> int:
         """How often two programs that are always busy had to wait."""
-        busy = "timeout 2 sh -c 'while :; do :; done'"
+        busy = "timeout 1 sh -c 'while :; do :; done'"
         inside(role, f"{busy} & {busy} || true; wait")
         return int(machine.run(f"awk '/nr_throttled/ {{print $2}}' {GROUPS}/{role}/cpu.stat"))
 
