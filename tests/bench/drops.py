@@ -91,12 +91,12 @@ def run() -> list[Row]:
         with Guest(rig, passthrough=[NAME]) as neighbour:
             idle = _p99(rig, neighbour)
             # No faster than promised: a sender that takes a whole core would be what is measured.
-            endless = [*_trafgen(rig, guest.namespace, _KINDS["UDP 443"][0], 0), "-b", f"{_FLOOD}pps"]
-            with subprocess.Popen(endless, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as flood:
-                try:
-                    busy = _p99(rig, neighbour)
-                finally:
-                    flood.kill()
+            packets = _FLOOD * (_NEIGHBOUR_SECONDS + 3)
+            flood = [*_trafgen(rig, guest.namespace, _KINDS["UDP 443"][0], packets), "-b", f"{_FLOOD}pps"]
+            with subprocess.Popen(flood, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as flooding:
+                busy = _p99(rig, neighbour)
+                if flooding.poll() is not None:
+                    raise AssertionError("the flood was over before the neighbour's requests were")
     # By pairs, one right after the other: what else the machine does changes from one minute to the next.
     shares = {k: statistics.median(rate / drop for rate, drop in zip(rates[k], drops[k], strict=True)) for k in _KINDS}
     worst = min(_KINDS, key=lambda kind: shares[kind])
