@@ -87,7 +87,8 @@ async def cycles(directory: Path, count: int, at_once: int) -> tuple[dict[str, o
                 async with turn:
                     await cycle(services, f"w{number}")
 
-            # Threads and caches that stay are there after the first few.
+            # All threads that its pools may have are there from now on, and all caches after the first few.
+            await asyncio.gather(*(pool(lambda: time.sleep(0.1)) for pool in (asyncio.to_thread, rounds.work) * 40))
             await asyncio.gather(*(one(number) for number in range(at_once)))
             before = left(directory)
             await asyncio.gather(*(one(number) for number in range(count)))

@@ -120,9 +120,11 @@ class Workspace:
             sockets=self.directory,
             accelerator=accelerator,
         )
-        guest = await start_guest(spec)
-        self.guests.append(guest)
-        return guest
+        while True:
+            guest = await start_guest(spec)
+            self.guests.append(guest)
+            if accelerator or not await _stillborn(guest):
+                return guest
 
     async def run(self, *command: str, stdin: bytes = b"", ref: str = "base", **settings: object) -> Outcome:
         guest = await self.start(*command, ref=ref, **settings)  # type: ignore[arg-type]
@@ -130,6 +132,14 @@ class Workspace:
         await guest.stdin.eof()
         chunks = [item async for item in guest.output]
         return Outcome(await guest.wait(), chunks)
+
+
+async def _stillborn(guest: Guest) -> bool:
+    """Whether it ended before it began, as one may on a busy machine; the agent starts another then, and so do we."""
+    ready, ended = asyncio.create_task(guest.ready.wait()), asyncio.create_task(guest.wait())
+    await asyncio.wait([ready, ended], return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    return ended.cancel() is False and isinstance(ended.exception(), Stillborn)
 
 
 @pytest_asyncio.fixture
