@@ -97,7 +97,7 @@ class Many:
     def add_measured(self) -> Namespace:
         """One more; the namespace its guest's programs run in."""
         namespace = Namespace()
-        self._undo.callback(namespace.close)
+        self._namespaces.callback(namespace.close)
         with patch.object(links, "make_tap", lambda: veth_for_tap(namespace.descriptor)):
             self.add()
         namespace.run(guest_card)
@@ -125,6 +125,8 @@ class Many:
         _touch_memory(_MANY * _MEGABYTES << 20)
         gc.freeze()  # as the agent does
         undo.callback(gc.unfreeze)
+        # They go last: each holds the other end of a workspace's tap, which its keeper would miss.
+        self._namespaces = undo.enter_context(ExitStack())
         self._stack = AsyncExitStack()
         undo.callback(lambda: room.call(self._stack.aclose(), seconds=600))
         spawner = room.call(self._stack.enter_async_context(Spawner.started(ca)))
