@@ -77,7 +77,9 @@ class Witness:
             self._look()
 
     def _look(self) -> None:
-        for path in (path for workspace in _listed(self._directory) for path in workspace.glob("egress.jsonl*")):
+        for path in (path for workspace in _listed(self._directory) for path in _listed(workspace)):
+            if not path.name.startswith("egress.jsonl"):
+                continue
             with suppress(OSError):
                 file = path.open("rb", buffering=0)
                 if self._files.setdefault(os.fstat(file.fileno()).st_ino, file) is not file:

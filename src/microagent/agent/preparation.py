@@ -12,7 +12,7 @@ from microagent.errors import ApiError
 # What a set-up that failed said last: enough for the error and what led to it, and less than a terminal.
 _LINES = 10
 _TAIL = 4096
-# How each set-up that failed ends in the log (guests.bootdisk); what is before that was the one before.
+# What each set-up that failed says last (guests.bootdisk), though what it wrote to the other stream may come behind it.
 _FAILED = "microagent: setup command "
 
 
@@ -47,5 +47,5 @@ def last_lines(path: Path) -> list[str]:
     with open_log(path) as log:
         log.seek(max(0, path.stat().st_size - _TAIL))
         lines = log.read().decode("utf-8", "replace").splitlines()
-    begins = max((n for n, line in enumerate(lines[:-1], 1) if line.startswith(_FAILED)), default=0)
-    return lines[begins:][-_LINES:]
+    ends = [n for n, line in enumerate(lines, 1) if line.startswith(_FAILED)]
+    return lines[ends[-2] if len(ends) > 1 else 0 :][-_LINES:]
