@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.kernel.conftest import MakeWorkspace
 from tests.kernel.workspace import Workspace
+from tests.waiting import wait_for
 
 from microagent.demo import world
 from microagent.demo.internet import Internet
@@ -16,6 +16,8 @@ from microagent.demo.oracle import Destination, Oracle
 from microagent.host import nft
 
 pytestmark = pytest.mark.kernel
+
+wait_until = partial(wait_for, looks=200, apart=0.05)
 
 API_TLS = Destination("tcp", world.API, 443)
 API_HTTP = Destination("tcp", world.API, 80)
@@ -142,12 +144,3 @@ def test_the_mediator_has_no_privilege(workspace: MakeWorkspace) -> None:
     assert all(int(status[kind], 16) == 0 for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
     assert (status["NoNewPrivs"], status["Seccomp"], status["Groups"]) == ("1", "2", "")
     assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what is bound to happen; bounded."""
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never happened")

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import dns.message
@@ -21,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.kernel.conftest import MakeWorkspace
 from tests.kernel.workspace import Workspace
+from tests.waiting import wait_for
 
 from microagent.api.link import GATEWAY
 from microagent.audit import chain
@@ -30,6 +32,8 @@ from microagent.demo import world
 from microagent.demo.internet import Internet
 
 pytestmark = pytest.mark.kernel
+
+wait_until = partial(wait_for, looks=200, apart=0.05)
 
 KILLS = 25
 # Nothing that could be the beginning of TLS or HTTP, so that it is decided at once.
@@ -160,14 +164,6 @@ def tried_until(internet: Internet, lab: Workspace, first: int, *, arrives: bool
         if arrived(internet, port - 1) is arrives:
             return port
     raise AssertionError(f"after {port - first} flows, still the other way")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never happened")
 
 
 def stops_what_is_new(internet: Internet, lab: Workspace, spoil: Callable[[], None]) -> "subprocess.Popen[str]":

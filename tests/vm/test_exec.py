@@ -12,11 +12,12 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.waiting import wait_for
 
 from microagent.demo.internet import Internet
 from microagent.demo.lab import Lab
@@ -49,14 +50,6 @@ def running(box: Lab, word: str) -> list[str]:
 
 def wait_until_gone(box: Lab, word: str) -> None:
     wait_for(lambda: not running(box, word))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(300):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never happened")
 
 
 class OnTerminal:

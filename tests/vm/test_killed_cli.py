@@ -7,17 +7,20 @@ exec, what is followed) ends with it. The moments are random, the seed is in the
 import random
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.waiting import wait_for
 
 from microagent.api.client import call
 from microagent.api.messages import WORKSPACES
 from microagent.demo.lab import Lab
 
 pytestmark = pytest.mark.vm
+
+until = partial(wait_for, looks=600, apart=0.05)
 
 NAME = "cut"
 
@@ -52,14 +55,6 @@ def at_rest(lab: Lab) -> dict[int, int]:
 def commands(lab: Lab) -> str:
     """What runs in the guest."""
     return lab.cli("exec", NAME, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
-
-
-def until(happened: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if happened():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never happened")
 
 
 def cut(lab: Lab, after: float, *arguments: str) -> None:

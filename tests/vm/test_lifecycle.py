@@ -8,18 +8,22 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import wait_for
 
 from microagent.demo.internet import Internet
 from microagent.demo.lab import Lab
 from microagent.workspace.states import State
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+wait_patiently = partial(wait_for, looks=600)
 
 
 @pytest.fixture
@@ -31,14 +35,6 @@ def own_lab(guest_dir: Path, images: Path) -> Iterator[Lab]:
 def status(lab: Lab, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(lab.cli("--json", "status", name).stdout)
     return found
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never happened")
 
 
 def test_a_workspace_from_a_file_is_set_up_once(lab: Lab, tmp_path: Path) -> None:
@@ -54,7 +50,7 @@ def test_a_workspace_from_a_file_is_set_up_once(lab: Lab, tmp_path: Path) -> Non
     for told in ({"", "file: its set-up runs; `microagent logs file -f` follows it\n"}, {""}):
         started = lab.cli("start", "file")
         assert (started.returncode, started.stderr in told) == (0, True), started.stderr
-        wait_for(lambda: status(lab, "file")["state"] == "stopped")
+        wait_patiently(lambda: status(lab, "file")["state"] == "stopped")
     output = lab.cli("logs", "file").stdout.splitlines()
     assert [line for line in output if "overlay" not in line and "Filesystem" not in line] == [
         *("said", "me 0", "second"),
@@ -91,7 +87,7 @@ def test_a_setup_command_that_fails_is_the_end_and_comes_again(lab: Lab, tmp_pat
 
     # The second time it waits, as one does that installs things: the workspace can be used and changed meanwhile.
     with subprocess.Popen(lab.argv("start", "fails"), env=lab.environment(), stderr=subprocess.DEVNULL):
-        wait_for(lambda: status(lab, "fails")["setting_up"])
+        wait_patiently(lambda: status(lab, "fails")["setting_up"])
         shown = lab.cli("status", "fails").stdout.splitlines()
         assert ["reason", "its set-up goes on"] in [line.split(maxsplit=1) for line in shown]
         assert lab.cli("policy", "allow", "fails", "late.ok.test").returncode == 0
@@ -100,7 +96,7 @@ def test_a_setup_command_that_fails_is_the_end_and_comes_again(lab: Lab, tmp_pat
         lab.start_agent()
         assert status(lab, "fails")["setting_up"]
         assert lab.cli("exec", "fails", "--", "touch", "/go").returncode == 0
-        wait_for(lambda: status(lab, "fails")["state"] == "stopped")
+        wait_patiently(lambda: status(lab, "fails")["state"] == "stopped")
     assert status(lab, "fails")["reason"] == "the command ended with 0"
     assert lab.cli("logs", "fails").stdout.endswith("\nran\n")
     assert lab.cli("delete", "fails").returncode == 0
@@ -135,7 +131,7 @@ def test_a_guest_that_ends_before_it_begins_is_started_again(lab: Lab) -> None:
     assert lab.cli("create", "again", "--image", "base").returncode == 0
     before = machines()
     with lab.start("start", "again") as starting:
-        wait_for(lambda: bool(machines() - before))
+        wait_patiently(lambda: bool(machines() - before))
         (first,) = machines() - before
         os.kill(first, signal.SIGKILL)
         assert starting.wait(60) == 0
@@ -181,7 +177,7 @@ def test_commands_at_once_leave_a_legal_state_and_in_the_end_nothing(own_lab: La
         assert (workspace["guest_pid"] is not None) == (workspace["state"] == State.RUNNING)
     for name in names:
         assert lab.cli("delete", name, "--force").returncode == 0
-    wait_for(lambda: len(lab.processes()) == 2)  # the agent and its nursery
+    wait_patiently(lambda: len(lab.processes()) == 2)  # the agent and its nursery
     run = lab.socket.parent
     assert [*(run / "sockets").iterdir(), *(run / "workspaces").iterdir(), *(run / "netns").iterdir()] == []
     assert [*(lab.state / "workspaces").iterdir()] == []

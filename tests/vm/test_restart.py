@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
 from tests.records import Witness
+from tests.waiting import wait_for
 
 from microagent.demo import world
 from microagent.demo.internet import Internet
@@ -44,14 +45,6 @@ def log_of(lab: Lab, name: str) -> list[dict[str, Any]]:
     """The records, without asking an agent."""
     lines = (lab.state / "workspaces" / name / "egress.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(300):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never happened")
 
 
 def goes_on(lab: Lab, name: str) -> None:

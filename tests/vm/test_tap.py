@@ -1,12 +1,12 @@
 """The tap of a guest that runs, changed by somebody else on the host: put back, or the end, and said either way."""
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
+from tests.waiting import wait_for
 
 from microagent.api.link import TAP
 from microagent.demo.lab import Lab
@@ -20,14 +20,6 @@ NAME = "tapped"
 def status(lab: Lab) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(lab.cli("--json", "status", NAME).stdout)
     return found
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(300):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never happened")
 
 
 def test_a_tap_that_is_taken_down_comes_back_and_one_that_is_deleted_is_the_end(lab: Lab) -> None:
