@@ -56,10 +56,11 @@ async def pull(request: web.Request) -> web.StreamResponse:
     """Pulls an image, or makes the disk of one that is a file: progress line by line, then the image or an error."""
     body = await json_body(request)
     ref, access, renew = _wish(body)
-    progress: dict[str, Any] = {}
+    # Every phase, however short, and of each the latest that is not yet said.
+    unsaid: dict[str, dict[str, Any]] = {}
 
     def report(phase: str, done: int, total: int | None) -> None:
-        progress.update(event="progress", image=ref, phase=phase, done=done, total=total)
+        unsaid[phase] = {"event": "progress", "image": ref, "phase": phase, "done": done, "total": total}
 
     images = request.app[FLEET].services.images
     pulling = asyncio.create_task(images.pull(ref, caller_of(request), access, report, renew=renew))
@@ -68,12 +69,14 @@ async def pull(request: web.Request) -> web.StreamResponse:
         await answer.prepare(request)
         said: dict[str, Any] = {}
         while not pulling.done():
-            if progress != said:
-                said = dict(progress)
-                await _say(answer, said)
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError
             await asyncio.wait([pulling], timeout=_LOOK)
+            while unsaid:
+                progress = unsaid.pop(next(iter(unsaid)))
+                if progress != said:
+                    said = progress
+                    await _say(answer, said)
         await _say(answer, _outcome(pulling, ref))
     finally:
         # Whoever wanted it has left: nothing of it stays.

@@ -123,6 +123,8 @@ class Workshop:
             stderr=asyncio.subprocess.PIPE,
             env=_environment(),
         )
+        # However short it is: the first look may come after its end.
+        self.report(step.phase, 0, step.total)
         watching = asyncio.create_task(self._watch(bench, step))
         talking = asyncio.create_task(process.communicate())
         try:
