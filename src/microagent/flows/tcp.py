@@ -20,6 +20,7 @@ from microagent.decision.leases import Leases
 from microagent.decision.verdict import Reason, Signal, Tls, Verdict, refusal
 from microagent.errors import Malformed
 from microagent.flows import records
+from microagent.flows.pinning import Candidate, Pinned, pin
 from microagent.flows.second_hello import Refused, SecondHello
 from microagent.flows.vocabulary import (
     Answer,
@@ -101,9 +102,7 @@ class TcpHead:
         self._second_hello: SecondHello | None = None
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
-        self._candidates: list[tuple[Question, Verdict]] = []
-        self._question: Question | None = None
-        self._again: tuple[Engine, Verdict] | None = None
+        self._pinned = Pinned(engine)
         # What the guest offered of the protocols that can be read.
         self.alpn: tuple[str, ...] = ()
         self.ident = ident
@@ -132,17 +131,11 @@ class TcpHead:
     def apply(self, engine: Engine) -> None:
         """From now on `engine` decides: the policy has changed."""
         self._engine = engine
-        decided = [(question, engine.decide(question)) for question, _ in self._candidates]
-        self._candidates = [(question, verdict) for question, verdict in decided if verdict.allowed]
+        self._pinned.apply(engine)
 
     def decide_again(self) -> Verdict | None:
         """What the policy of now says about the address that was dialled; None before there was one."""
-        if self._question is None:
-            return None
-        if self._again is None or self._again[0] is not self._engine:
-            # A verdict follows from these two alone, and neither ever changes: a new policy is another engine.
-            self._again = (self._engine, self._engine.decide(self._question))
-        return self._again[1]
+        return self._pinned.decide_again()
 
     def open(self) -> list[Effect]:
         """The guest has connected."""
@@ -267,8 +260,7 @@ class TcpHead:
         # Without a name there is nothing to mint for: what is allowed is relayed as it is.
         tls = verdict.tls if verdict.tls is Tls.PASSTHROUGH else Tls.NONE
         host = verdict.host or (str(self._destination) if proto is Proto.HTTP else "")
-        self._candidates = [(question, replace(verdict, tls=tls, host=host))]
-        return self._dial_next()
+        return self._dial_first_of([(question, replace(verdict, tls=tls, host=host))])
 
     # --- the address
 
@@ -287,37 +279,24 @@ class TcpHead:
         public = verdict.address_class == AddressClass.PUBLIC
         if self._engine.mode is Mode.STRICT or not public or not verdict.allowed:
             return self._refuse(refusal(Reason.NAME_UNRESOLVED, self._name, str(self._destination)))
-        self._candidates = [(question, verdict)]
-        return self._dial_next()
+        return self._dial_first_of([(question, verdict)])
 
     def _pin(self, addresses: tuple[IPv4Address, ...], only: IPv4Address | None = None) -> list[Effect]:
-        """Keep the addresses that may be dialled, or the `only` one; in a mixed answer the inside ones never are."""
-        questions = [Question(self._proto, self._port, name=self._name, address=a) for a in addresses]
-        verdicts = [self._engine.decide(question) for question in questions]
-        mixed = any(v.address_class == AddressClass.PUBLIC for v in verdicts)
-        self._candidates = [
-            (question, v)
-            for question, v in zip(questions, verdicts, strict=True)
-            if v.allowed
-            and (v.address_class == AddressClass.PUBLIC or not mixed)
-            and (only is None or question.address == only)
-        ]
-        if not self._candidates:
-            wanted = next(v for v in verdicts if only is None or v.address == str(only))
-            mixture = replace(refusal(Reason.MIXED_ANSWER, self._name, wanted.address), internal=True)
-            return self._refuse(mixture if wanted.allowed else wanted)
-        return self._dial_next()
+        found = pin(self._engine, Question(self._proto, self._port, name=self._name), addresses, only)
+        return self._refuse(found) if isinstance(found, Verdict) else self._dial_first_of(found)
 
-    def _dial_next(self) -> list[Effect]:
-        question, verdict = self._candidates.pop(0)
-        self._question, self.verdict, self._again = question, verdict, None
+    def _dial_first_of(self, candidates: list[Candidate]) -> list[Effect]:
+        return self._dial(self._pinned.first_of(candidates))
+
+    def _dial(self, candidate: Candidate) -> list[Effect]:
+        question, self.verdict = candidate
         assert isinstance(question.address, IPv4Address)  # noqa: S101  (what is dialled has one, and of this kind)
         record = records.decision(
-            self._with_signals(verdict),
+            self._with_signals(self.verdict),
             dst=self.destination,
             proto=self.proto,
             flow=self.ident,
-            dialed=f"{verdict.address}:{self._port}",
+            dialed=f"{self.verdict.address}:{self._port}",
         )
         return [Write(record), Dial(question.address, self._port)]
 
@@ -325,8 +304,8 @@ class TcpHead:
         assert self.verdict is not None  # noqa: S101  (a dial follows a verdict)
         fields = {"host": self.verdict.host, "dst": self.destination, "error": error, "flow": self.ident}
         failed = Write(Record(Happening.DIAL_ERROR, fields))
-        if self._candidates:
-            return [failed, *self._dial_next()]
+        if candidate := self._pinned.next():
+            return [failed, *self._dial(candidate)]
         if self._proto is Proto.HTTP or self.verdict.tls is Tls.INTERCEPT:
             status, reason = (504, "dial_timeout") if late else (502, "dial_failed")
             hint = f"the server cannot be reached: {error}"
