@@ -338,14 +338,8 @@ class Flow:
         Goodbye(self._services.reactor, channel, words, self._end).start()
 
     def _wait(self, seconds: float, callback: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001  (timers must not raise; see Reactor)
-                self.abort(error)
-
         self._stop_waiting()
-        self._timer = self._services.reactor.later(seconds, guarded)
+        self._timer = self._services.reactor.later(seconds, callback, self)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -35,10 +35,11 @@ class Owner(Protocol):
 class Timer:
     """A pending call; `cancel` is cheap and may come late."""
 
-    __slots__ = ("callback",)
+    __slots__ = ("callback", "owner")
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, callback: Callable[[], None], owner: Owner | None) -> None:
         self.callback: Callable[[], None] | None = callback
+        self.owner = owner
 
     def cancel(self) -> None:
         """Do not call."""
@@ -49,7 +50,7 @@ class Reactor:
     """Calls handlers when descriptors are ready, and callbacks when their time has come."""
 
     def __init__(self, fault: Callable[[str, Exception], None]) -> None:
-        """`fault` is told of timers that raised: nobody owns them."""
+        """`fault` is told of timers that raised and that nobody owns."""
         self._fault = fault
         self._epoll = select.epoll()
         self._handlers: dict[int, tuple[Callable[[int], None], Owner, int]] = {}
@@ -82,9 +83,9 @@ class Reactor:
         """The same for a descriptor that is closed next, which makes the kernel forget it by itself."""
         self._handlers.pop(fd, None)
 
-    def later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+    def later(self, seconds: float, callback: Callable[[], None], owner: Owner | None = None) -> Timer:
         """Call back once, from the loop."""
-        timer = Timer(callback)
+        timer = Timer(callback, owner)
         heapq.heappush(self._timers, (self.now + seconds, next(self._order), timer))
         return timer
 
@@ -121,13 +122,16 @@ class Reactor:
         while self._timers and self._timers[0][0] <= self.now:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:
-                self._expire(timer.callback)
+                self._expire(timer.callback, timer.owner)
 
-    def _expire(self, callback: Callable[[], None]) -> None:
+    def _expire(self, callback: Callable[[], None], owner: Owner | None) -> None:
         try:
             callback()
         except Exception as error:  # noqa: BLE001  (see _call)
-            self._fault("timer", error)
+            if owner is None:
+                self._fault("timer", error)
+            else:
+                owner.abort(error)
 
     def _patience(self) -> float:
         if self._soon:
