@@ -1,6 +1,7 @@
 """What every test room shares: the made-up internet, and who may run where."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from microagent.demo.oracle import Oracle
 # How long an example takes says how busy the machine is, and no test of ours is about time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# A shell's `make test &` ignores Ctrl-C, and so would all that the tests start, which some of them interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
