@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from microagent.api.documents import Mapping, decode, unknown
 from microagent.api.limits import DEFAULT_LIMITS, RANGES, Limits
-from microagent.errors import HostError, PolicyError, Problem
+from microagent.errors import ApiError, PolicyError, Problem
 from microagent.guests.workshop import DEFAULT_BOUNDS, Bounds
 from microagent.guests.workshop import RANGES as IMAGE_RANGES
 from microagent.policy.addresses import Network
@@ -51,9 +51,9 @@ def load(file: Path | None) -> Config:
     try:
         text = file.read_text()
     except OSError as error:
-        raise HostError(f"cannot read {file}: {error.strerror}") from error
+        raise ApiError("invalid", f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise HostError(f"cannot read {file}: not UTF-8 text", "save the file as UTF-8") from error
+        raise ApiError("invalid", f"cannot read {file}: not UTF-8 text", "save the file as UTF-8") from error
     document = decode(text, str(file), {field.name for field in fields(Config)})
     values: dict[str, Any] = {}
     problems: list[Problem] = []

@@ -23,6 +23,7 @@ from microagent.agent.door import keep_door
 from microagent.agent.fleet import Fleet
 from microagent.agent.forwarding import forwarding
 from microagent.agent.ledger import Ledger
+from microagent.agent.log_lines import log_to_stderr
 from microagent.agent.metrics_server import serving_metrics
 from microagent.agent.outbox import Outbox
 from microagent.agent.peers import group_id, listen
@@ -38,6 +39,7 @@ from microagent.errors import ApiError, HostError
 from microagent.guests.image import ImageStore
 from microagent.host.cgroup import Cgroups
 from microagent.host.netns import release_directory
+from microagent.pki.roots import parse_roots
 from microagent.workspace.files import ensure_directory, open_directory
 from microagent.workspace.store import Store
 
@@ -47,17 +49,15 @@ log = logging.getLogger(__name__)
 _LAST_WORDS = 1.0
 
 
-def main(config_file: Path | None = None) -> None:
+def main(config_file: Path | None = None, *, as_json: bool = False) -> None:
     """Runs until SIGTERM, which leaves workspaces running for the next agent, or SIGINT, which stops them.
 
-    HostError when it cannot start, PolicyError for a wrong configuration.
+    `as_json`: its log is one object a line. HostError when it cannot start; PolicyError, or ApiError `invalid`, for a
+    wrong configuration.
     """
     if os.geteuid() != 0:
         raise HostError("the agent needs root", "sudo microagent agent")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s", datefmt="%FT%T"
-    )
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    log_to_stderr(as_json=as_json)
     config = load(config_file)
     os.umask(0o077)
     # Some twenty for each workspace: the 1024 of a login shell would be fifty workspaces.
@@ -172,9 +172,16 @@ def _tidy(directory: Path) -> None:
 
 
 def _pem_texts(files: tuple[Path, ...]) -> tuple[str, ...]:
-    try:
-        return tuple(file.read_text("ascii") for file in files)
-    except OSError as error:
-        raise HostError(f"upstream_ca: cannot read {error.filename}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise HostError("upstream_ca: a file that is not PEM certificates", "list files of PEM certificates") from error
+    """The certificates in the files of `upstream_ca`. The mediators' parent would only end over what is none."""
+    hint = "list files of PEM certificates"
+    found = []
+    for file in files:
+        try:
+            found.append(parse_roots(file.read_text("utf-8")))
+        except OSError as error:
+            raise ApiError("invalid", f"upstream_ca: cannot read {file}: {error.strerror}", hint) from error
+        except UnicodeDecodeError as error:
+            raise ApiError("invalid", f"upstream_ca: {file}: not PEM certificates", hint) from error
+        except ValueError as error:
+            raise ApiError("invalid", f"upstream_ca: {file}: {error}", hint) from error
+    return tuple(found)

@@ -15,12 +15,16 @@ from microagent.cli.output import Settings, json_option
 @click.command()
 @click.option("--config", metavar="FILE", help="The configuration (default: /etc/microagent/agent.yaml, if there).")
 @json_option
-def agent(config: str | None) -> None:
-    """Run the host agent in the foreground until SIGTERM."""
+@click.pass_obj
+def agent(settings: Settings, config: str | None) -> None:
+    """Run the host agent in the foreground; SIGTERM leaves workspaces running, SIGINT (Ctrl-C) stops them.
+
+    Logs to standard error; with --json, one object a line.
+    """
     from microagent.errors import host_error
 
     try:
-        import_module("microagent.agent.main").main(Path(config) if config else None)
+        import_module("microagent.agent.main").main(Path(config) if config else None, as_json=settings.json)
     except OSError as error:
         raise host_error(error) from error
 

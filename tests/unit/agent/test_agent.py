@@ -481,6 +481,45 @@ def test_a_second_agent_refuses(agent: Agent) -> None:
     assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"hello", "not PEM certificates"), (b"\xff", "not PEM certificates"), (None, "No such file or directory")],
+)
+def test_roots_that_are_none_are_named(tmp_path: Path, content: bytes | None, what: str) -> None:
+    """The mediators' parent, which loads them, could only say that it is gone."""
+    roots, config = tmp_path / "roots.pem", tmp_path / "agent.yaml"
+    if content is not None:
+        roots.write_bytes(content)
+    places = {"state_dir": tmp_path / "state", "run_dir": tmp_path / "run", "socket": tmp_path / "run" / "agent.sock"}
+    config.write_text(json.dumps({**{key: str(path) for key, path in places.items()}, "upstream_ca": [str(roots)]}))
+    command = [sys.executable, "-m", "microagent.cli", "agent", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2, done.stderr
+    error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith("error: upstream_ca: ")
+    assert str(roots) in error
+    assert what in error
+    assert done.stderr.endswith("hint: list files of PEM certificates\n")
+
+
+def test_an_agent_under_json_logs_objects(tmp_path: Path) -> None:
+    places = {"state_dir": tmp_path / "state", "run_dir": tmp_path / "run", "socket": tmp_path / "run" / "agent.sock"}
+    config = tmp_path / "agent.yaml"
+    config.write_text(json.dumps({key: str(path) for key, path in places.items()}))
+    command = [sys.executable, "-m", "microagent.cli", "--json", "agent", "--config", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+        assert agent.stderr is not None
+        lines = []
+        for line in agent.stderr:
+            lines.append(json.loads(line))
+            if lines[-1]["message"].startswith("ready "):
+                agent.terminate()
+    assert agent.returncode == 0
+    assert all(line.keys() == {"ts", "level", "logger", "message"} for line in lines)
+    assert (lines[-1]["level"], lines[-1]["logger"]) == ("info", "microagent.agent.main")
+    assert lines[-1]["message"] == "going down, workspaces are left running"
+
+
 def test_the_socket_is_for_root_and_its_group(own_agent: Agent) -> None:
     assert own_agent.socket.stat().st_mode & 0o777 == 0o660
     own_agent.socket.chmod(0o666)

@@ -6,7 +6,7 @@ import pytest
 
 from microagent.agent.config import Config, load
 from microagent.api.limits import RANGES, Limits
-from microagent.errors import HostError, PolicyError
+from microagent.errors import ApiError, PolicyError
 from microagent.guests.workshop import RANGES as IMAGE_RANGES
 from microagent.guests.workshop import Bounds
 
@@ -119,5 +119,6 @@ def test_every_limit_is_documented_with_its_default() -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"cannot read .*/none\.yaml: No such file or directory$"):
+    with pytest.raises(ApiError, match=r"cannot read .*/none\.yaml: No such file or directory$") as error:
         load(tmp_path / "none.yaml")
+    assert error.value.code == "invalid"
