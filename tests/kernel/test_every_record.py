@@ -61,7 +61,8 @@ def test_every_event_is_written_and_fits_the_schema(workspace: MakeWorkspace) ->
         own_endpoints=[METRICS],
     )
     talk(lab)
-    lab.room.call(lab.mediator.record("enforcement_verified", {"who": "doctor", "checks": ["metadata"], "failed": []}))
+    trial = {"who": "doctor", "checks": ["metadata"], "failed": [], "first": "2026-01-02T03:04:05.000006Z", "host": "a"}
+    lab.room.call(lab.mediator.record("enforcement_verified", trial))
     lab.change_policy(allow=["api.ok.test"])
     os.kill(lab.mediator.pid, signal.SIGKILL)
     lab.spawn_mediator()

@@ -67,6 +67,16 @@ def test_all_holds_and_is_on_record(workspace: Lab) -> None:
     assert record["who"] == "root"
     assert set(record["checks"]) == checks.keys()
     assert "failed" not in record
+    # What it did itself can be told from what the workload did.
+    asked = [one["ts"] for one in workspace.records(STRICT) if one.get("qname") == record["host"] == "api.ok.test"]
+    assert record["first"] < asked[-1] < record["ts"]
+    # In guarded mode it leaves more handshakes: none of them is a client's that pins.
+    assert examined(workspace, GUARDED)[0] == 0
+    events = [one["event"] for one in workspace.records(GUARDED)]
+    assert "egress_mitm_handshake_error" in events
+    suggested = workspace.cli("policy", "suggest", GUARDED).stdout
+    assert "  - api.ok.test\n" in suggested
+    assert "passthrough" not in suggested
 
 
 def test_a_guarded_workspace_has_less_to_try(workspace: Lab) -> None:

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from microagent.agent.peers import who
 from microagent.agent.undo import cancelled
 from microagent.api.link import GATEWAY
 from microagent.audit.reader import Filter
+from microagent.audit.record import timestamp
 from microagent.audit.tail import Tail
 from microagent.doctor import probe
 from microagent.doctor.probe import Said, answers_untrusted
@@ -107,9 +109,13 @@ async def examine(request: web.Request) -> web.Response:
     ca = services.store.ca(name)[0]
     with Tail(services.store.path(name, EGRESS)) as tail:
         await asyncio.to_thread(lambda: list(tail.past(Filter(), 0)))
-        found = findings(plan, await _Examination(life, plan, ca, tail).facts())
+        began = timestamp(datetime.now(UTC))
+        facts = await _Examination(life, plan, ca, tail).facts()
+    found = findings(plan, facts)
     failed = [one.name for one in found if not one.ok]
+    # What else the record holds of that host since then may be no workload's doing.
     fields: dict[str, Any] = {"who": who(request.get_extra_info("socket")), "checks": [one.name for one in found]}
+    fields |= {"first": began} | ({"host": plan.host} if plan.host else {})
     try:
         await life.keeper.mediator.record("enforcement_verified", fields | ({"failed": failed} if failed else {}))
     except ConnectionError as error:
@@ -118,7 +124,7 @@ async def examine(request: web.Request) -> web.Response:
         "name": name,
         "ok": not failed,
         "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in found],
-        "untried": plan.untried,
+        "untried": plan.untried(facts.reached),
     }
     return web.json_response(answer)
 
@@ -149,7 +155,7 @@ class _Examination:
             await cancelled(asking)
         records = await self._new_records()
         reached, address = await self._reach(self._plan.host, records) if self._plan.host else (None, "")
-        if self._plan.trusting_host and reached and speaks(443, reached.get(443, Said(""))):
+        if not self._plan.untrusting(reached):
             scripts = _LATE if strict else _HANDSHAKES | _LATE
             runtimes |= await self._runtimes(scripts, self._plan.trusting_host, address)
         bundles, nameservers = await asyncio.gather(self._bundles(), self._nameservers())

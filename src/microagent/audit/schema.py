@@ -112,7 +112,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "what": Field({"type": "string", "pattern": "^[a-z0-9_]{2,20}$"}, "the kind of packet"),
     "packets": Field({"type": "integer", "minimum": 1}, "exactly so many"),
     "bytes": Field(_COUNT, "exactly so many"),
-    "first": Field(_TIME, "they came no earlier"),
+    "first": Field(_TIME, "they came, or it began, no earlier"),
     "last": Field(_TIME, "and no later"),
     "sockets": Field(_TEXTS, "protocol, address and port of each"),
     "mode": Field(_one_of(*Mode), "of the egress"),
@@ -227,7 +227,9 @@ EVENTS: Final[Mapping[Event, Shape]] = {
         ("added", "removed"),
     ),
     Event.ENFORCEMENT_VERIFIED: Shape(
-        "somebody had the workspace's enforcement tried, from inside", ("who", "checks"), ("failed",)
+        "somebody had the workspace's enforcement tried, from inside, since `first`; with `host`, an allowed one",
+        ("who", "checks"),
+        ("failed", "first", "host"),
     ),
 }
 

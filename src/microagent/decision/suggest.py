@@ -82,10 +82,26 @@ def _wishes(records: Sequence[Record]) -> tuple[dict[str, _Wish], set[str]]:
         wish.questions[question] = None
         wish.first_seen = wish.first_seen or decided.when
         wish.flows += 1
+    trials = _trials(records)
     for record in records:
-        if (known := wishes.get(_subject(record))) is not None:
+        subject = _subject(record)
+        if (known := wishes.get(subject)) is not None and not _is_trial(subject, record, trials):
             _tally(known, record)
     return wishes, looked_up
+
+
+def _trials(records: Sequence[Record]) -> list[tuple[str, str, str]]:
+    """Host, begin and end of each `doctor NAME`: it begins handshakes with the host, and leaves."""
+    of = [record for record in records if record.get("event") == "enforcement_verified"]
+    return [(str(one.get("host", "")), str(one.get("first", "")), str(one.get("ts", ""))) for one in of]
+
+
+def _is_trial(host: str, record: Record, trials: Sequence[tuple[str, str, str]]) -> bool:
+    """Whether the record is of a handshake that a trial left, and so says nothing of what the workload trusts."""
+    if record.get("event") != "egress_mitm_handshake_error":
+        return False
+    when = str(record.get("ts", ""))
+    return any(host == tried and first <= when <= last for tried, first, last in trials)
 
 
 def _subject(record: Record) -> str:

@@ -32,8 +32,9 @@ _PORT: Final = 80
 _ADDRESSES: Final = {"metadata": METADATA, "private address": PRIVATE, "direct address": DIRECT}
 _DENIED: Final = {name: f"{_ADDRESSES[name]}:{_PORT}" for name in ("private address", "direct address")}
 _QUIC_PORT: Final = 443
+_TLS_PORT: Final = 443
 # Where an allowed host is looked for, by how it shows that it is there: policies name no ports.
-HOST_PORTS: Final = {443: ("TLS", b"\x16"), 80: ("HTTP", b"HTTP/"), 22: ("SSH", b"SSH-")}
+HOST_PORTS: Final = {_TLS_PORT: ("TLS", b"\x16"), 80: ("HTTP", b"HTTP/"), 22: ("SSH", b"SSH-")}
 _ETHER_TYPE_IPV6: Final = 0x86DD
 # An ICMPv6 echo request from fe80::2 to all nodes on the guest's wire (RFC 4291 section 2.7.1, RFC 4443 section 4.1),
 # as a frame of its own: a guest without an IPv6 address would send nothing else.
@@ -105,9 +106,15 @@ class Plan:
                 found[name] = probe.tcp(address, _PORT)
         return found
 
-    @property
-    def untried(self) -> list[str]:
-        """What cannot be tried here, and why."""
+    def untrusting(self, reached: Mapping[int, Said] | None) -> str:
+        """Why trust cannot be tried with an allowed host, of which `reached` is as in Facts; "" where it can be."""
+        if not self.trusting_host:
+            return "no exact allow entry names a host to try it with"
+        said = (reached or {}).get(_TLS_PORT)
+        return "" if said and speaks(_TLS_PORT, said) else f"{self.host} answers no TLS at port {_TLS_PORT}"
+
+    def untried(self, reached: Mapping[int, Said] | None) -> list[str]:
+        """What cannot be tried here, and why; `reached` is as in Facts."""
         found = []
         if not self.host:
             found.append("allowed host: no exact entry names one")
@@ -116,8 +123,9 @@ class Plan:
                 found.append(f"{name}: the policy opens {address}")
             elif address == DIRECT and self.mode is not Mode.STRICT:
                 found.append(f"{name}: guarded mode allows public ones")
-        if self.mode is not Mode.STRICT and not self.trusting_host:
-            found.append("trust of each runtime: no exact allow entry names a host to try it with")
+        if why := self.untrusting(reached):
+            # In strict mode the others are tried with a name that is refused.
+            found.append(f"trust of {'git' if self.mode is Mode.STRICT else 'each runtime'}: {why}")
         return found
 
     def concerns(self, record: Mapping[str, Any]) -> bool:

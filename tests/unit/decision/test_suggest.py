@@ -1,6 +1,7 @@
 """The file that would have allowed what was allowed."""
 
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 from tests.unit.decision.past_records import WHEN, allowed, record
 
@@ -57,6 +58,26 @@ def test_a_host_whose_certificate_a_client_took_stays_one_to_intercept() -> None
         assert lists(text) == {"allow": ["api.test"], "passthrough": []}
         assert "  # 1 of these the guest left before it sent anything" in text
     assert lists(suggest([allowed("api.test"), left, unused])) == {"allow": [], "passthrough": ["api.test"]}
+
+
+def test_what_doctor_left_is_no_clients_refusal() -> None:
+    """Where nobody else has sent the host anything, what `doctor NAME` left would look like a client that pins."""
+
+    def at(second: int) -> str:
+        return f"2026-01-02T03:04:{second:02}.000006Z"
+
+    def left(second: int) -> dict[str, Any]:
+        return record("egress_mitm_handshake_error", host="api.test", dst="203.0.113.5:443") | {"ts": at(second)}
+
+    tried = record("enforcement_verified", who="root", checks=["ca"], host="api.test", first=at(10)) | {"ts": at(20)}
+    assert lists(suggest([allowed("api.test"), left(10), left(15), tried])) == {
+        "allow": ["api.test"],
+        "passthrough": [],
+    }
+    for other in (left(9), left(21)):
+        assert lists(suggest([allowed("api.test"), other, left(15), tried]))["passthrough"] == ["api.test"]
+    for elsewhere in (tried | {"host": "other.test"}, tried | {"host": "", "first": ""}):
+        assert lists(suggest([allowed("api.test"), left(15), elsewhere]))["passthrough"] == ["api.test"]
 
 
 def test_a_name_that_yaml_takes_for_a_number_stays_a_name() -> None:

@@ -1,6 +1,7 @@
 """What the facts about a running workspace mean: each check holds, and each can fail."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -151,12 +152,26 @@ def test_words_of_the_guest_are_inert_and_short() -> None:
 
 
 def test_what_the_policy_opens_is_not_tried() -> None:
-    assert plan("api.ok.test").untried == []
+    assert plan("api.ok.test").untried(FINE.reached) == []
     assert "direct address" not in plan("api.ok.test", mode=Mode.GUARDED).questions
     opened = plan(METADATA, f"{DIRECT}/32", "10.0.0.0/8")
     untried = ["metadata", "private address", "direct address"]
     assert not opened.questions.keys() & set(untried)
-    assert [line.partition(":")[0] for line in opened.untried] == ["allowed host", *untried]
+    assert [line.partition(":")[0] for line in opened.untried(None)] == ["allowed host", *untried, "trust of git"]
+
+
+@pytest.mark.parametrize(("mode", "what"), [(Mode.STRICT, "trust of git"), (Mode.GUARDED, "trust of each runtime")])
+def test_trust_without_a_host_to_try_it_with_is_said(mode: Mode, what: str) -> None:
+    """In strict mode, the others are tried with a name that is refused."""
+
+    def said(*entries: str, reached: Mapping[int, Said] | None) -> list[str]:
+        return [line for line in plan(*entries, mode=mode).untried(reached) if line.startswith("trust")]
+
+    silent = {443: Said("silent"), 80: Said("answer", b"HTTP/1.1 200 OK")}
+    assert said("api.ok.test", reached=FINE.reached) == []
+    assert said("api.ok.test", reached=silent) == [f"{what}: api.ok.test answers no TLS at port 443"]
+    assert said("api.ok.test", reached={}) == [f"{what}: api.ok.test answers no TLS at port 443"]
+    assert said(".ok.test", reached=None) == [f"{what}: no exact allow entry names a host to try it with"]
 
 
 def test_records_that_matter() -> None:
