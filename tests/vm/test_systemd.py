@@ -202,6 +202,35 @@ def test_guests_and_mediators_outlive_their_agents(machine: Machine) -> None:
     assert not [r for r in records(machine)[seen:] if r["event"] in ("gap", "mediator_down", "mediator_up")]
 
 
+def test_root_has_the_unit_started(machine: Machine) -> None:
+    before = processes(machine)
+    unit = "systemctl is-active microagent; cat /run/microagent/agent.lock"
+    machine.run("systemctl stop microagent")
+    code, output, errors = machine.ask("microagent --json ps")
+    assert (code, json.loads(output)["workspaces"][0]["name"]) == (0, "w"), errors
+    assert errors == "no agent was running: systemctl start microagent\n"
+    assert machine.run(unit) == f"active\n{main_pid(machine)}\n"
+
+    machine.run("systemctl stop microagent; echo 'nonsense: 1' >> /etc/microagent/agent.yaml")
+    code, _, errors = machine.ask("microagent ps")
+    said = errors.splitlines()
+    assert code == 1
+    assert said[1].startswith("error: the agent did not start: Job for microagent.service failed ")
+    assert said[2] == "hint: journalctl -u microagent"
+    machine.run("sed -i /nonsense/d /etc/microagent/agent.yaml; systemctl reset-failed microagent")
+
+    # One that somebody else has started gives way to the unit's.
+    machine.run("systemd-run --quiet --unit other -p KillMode=process microagent agent")
+    machine.wait_for("[ -S /run/microagent/agent.sock ]")
+    other = machine.run("cat /run/microagent/agent.lock")
+    assert machine.ask("systemctl start microagent")[0] == 1
+    machine.run("/src/packaging/restart")
+    assert machine.run(unit) == f"active\n{main_pid(machine)}\n"
+    assert main_pid(machine) != int(other)
+    assert processes(machine) == before
+    goes_on(machine)
+
+
 def test_a_clock_that_is_set_changes_no_decision(machine: Machine) -> None:
     ends = f"$(grep -c 'the end of a grant' {LOG} || true)"
     set_back = "date -s '10 hours ago'"

@@ -1,4 +1,4 @@
-"""Asking the agent, and starting one when root finds none."""
+"""Asking the agent, and having one started when root finds none."""
 
 import os
 import socket as socketlib
@@ -18,6 +18,10 @@ T = TypeVar("T")
 _READY_WITHIN = 20.0
 _OTHER_READY_WITHIN = 3.0
 _LOG = "agent.log"
+# As `make install` leaves it, where systemd runs (sd_booted(3)).
+_UNIT = "microagent"
+_UNIT_FILE = Path(f"/etc/systemd/system/{_UNIT}.service")
+_SYSTEMD = Path("/run/systemd/system")
 
 
 def ask(
@@ -45,8 +49,20 @@ def with_agent(settings: Settings, work: Callable[[], T]) -> T:
         if os.geteuid() != 0:
             hint = "run it with sudo: root starts an agent by itself"
             raise ApiError("no_agent", f"no agent runs on this machine ({settings.socket})", hint) from None
-    _start_agent(settings.socket)
+    if _UNIT_FILE.exists() and _SYSTEMD.exists():
+        _start_unit()
+    else:
+        _start_agent(settings.socket)
     return work()
+
+
+def _start_unit() -> None:
+    """Has systemd start the agent: one of our own would keep the unit's from ever starting."""
+    note(f"no agent was running: systemctl start {_UNIT}")
+    done = subprocess.run(["systemctl", "start", _UNIT], capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"systemctl ended with {done.returncode}"])[0]
+        raise ApiError("no_agent", f"the agent did not start: {why}", f"journalctl -u {_UNIT}")
 
 
 def _start_agent(socket: Path) -> None:
