@@ -84,6 +84,7 @@ def test_a_setup_command_that_fails_is_the_end_and_comes_again(lab: Lab, tmp_pat
     now = status(lab, "fails")
     assert (now["state"], now["reason"], now["exit_code"]) == ("failed", "its set-up failed with 9", 9)
     assert "microagent: setup command 1 of 2 failed with 9\n" in lab.cli("logs", "fails").stdout
+    assert lab.cli("exec", "fails", "true").stderr.startswith("error: workspace fails does not run, it has failed\n")
 
     # The second time it waits, as one does that installs things: the workspace can be used and changed meanwhile.
     with subprocess.Popen(lab.argv("start", "fails"), env=lab.environment(), stderr=subprocess.DEVNULL):

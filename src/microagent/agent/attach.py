@@ -180,7 +180,8 @@ def running(supervisor: Supervisor) -> Life:
     if state in (State.STARTING, State.STOPPING):
         raise ApiError("busy", f"workspace {name} is {state}", "try again in a moment")
     if supervisor.life is None:
-        raise ApiError("conflict", f"workspace {name} does not run, it is {state}", f"microagent start {name}")
+        how = "has failed" if state is State.FAILED else f"is {state}"
+        raise ApiError("conflict", f"workspace {name} does not run, it {how}", f"microagent start {name}")
     return supervisor.life
 
 

@@ -97,7 +97,7 @@ def main() -> NoReturn:
         # The parser stops at its first error, perhaps before it saw --json.
         settings.json |= "--json" in sys.argv[1:]
         context = getattr(error, "ctx", None)
-        hint = f"{context.command_path} --help" if context else ""
+        hint = f"{context.command_path if context else 'microagent'} --help"
         code = _fail(settings, ApiError("invalid", error.format_message(), hint))
     except MicroagentError as error:
         code = _fail(settings, error)

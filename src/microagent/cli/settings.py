@@ -26,16 +26,31 @@ _KEYS = {
 }
 
 
-def _within(allowed: range) -> click.IntRange:
-    return click.IntRange(allowed[0], allowed[-1])
+class _Within(click.IntRange):
+    def __init__(self, allowed: range, of: str = "") -> None:
+        super().__init__(allowed[0], allowed[-1])
+        self._wanted = f"a whole number{of} from {allowed[0]} to {allowed[-1]}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As any IntRange, but what is wrong is said as it is of a file's settings."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not {self._wanted}", param, ctx)
 
 
 _OPTIONS = (
     click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable; K alone passes yours on."),
-    click.option("--memory", "memory_mib", type=_within(MEMORY_MIB), metavar="MiB", help="Memory (default 1024)."),
-    click.option("--cpus", type=_within(CPUS), metavar="N", help="Processors (default 1)."),
     click.option(
-        "--disk", "disk_mib", type=_within(DISK_MIB), metavar="MiB", help="What it may write (default 16384)."
+        "--memory", "memory_mib", type=_Within(MEMORY_MIB, " of MiB"), metavar="MiB", help="Memory (default 1024)."
+    ),
+    click.option("--cpus", type=_Within(CPUS), metavar="N", help="Processors (default 1)."),
+    click.option(
+        "--disk",
+        "disk_mib",
+        type=_Within(DISK_MIB, " of MiB"),
+        metavar="MiB",
+        help="What it may write (default 16384).",
     ),
     click.option(
         "--upstream-ca",
@@ -107,9 +122,9 @@ def read_workspace_file(file: str) -> dict[str, Any]:
 
 _FORMS = {
     "env": 'write it as a mapping: NAME: "value"',
-    "command": 'write it as a list: ["sh", "-c", "echo hello"]',
-    "entrypoint": 'write it as a list: ["python3", "-u"]',
-    "setup": "write it as a list of shell commands, one a line",
+    "command": 'write it as a list of strings, a number in quotes: ["sleep", "10"]',
+    "entrypoint": 'write it as a list of strings: ["python3", "-u"]',
+    "setup": 'write it as a list of shell commands, one a line; one with ": " in it in quotes',
     "memory": "in MiB: memory: 2048",
     "disk": "in MiB: disk: 4096",
 }

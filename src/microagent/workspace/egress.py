@@ -101,7 +101,7 @@ class Egress:
             found = policy.match_address(wanted.network.network_address)
         else:
             found = policy.match_name(wanted.text.removeprefix("."))
-        return f"{found.text} is what allows it" if found else "`microagent policy show` lists them"
+        return f"{found.text} is what allows it" if found else "`microagent policy show NAME` lists them"
 
 
 def from_json(value: object) -> Egress:

@@ -129,9 +129,9 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("not a string")
     if "\0" in value or len(value.encode("utf-8", "surrogatepass")) > _LONGEST_STRING:
-        raise ValueError("has a NUL or is over 128 KiB")
+        raise ValueError("no text without NUL of at most 128 KiB")
     if any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError("is not valid Unicode")
+        raise ValueError("not valid Unicode")
     return value
 
 
@@ -153,7 +153,14 @@ def _directory(value: object) -> str:
 def _command(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("not a list of strings")
-    return tuple(_text(argument) for argument in value)
+    return tuple(_within(f"item {number}", argument) for number, argument in enumerate(value, 1))
+
+
+def _within(place: str, value: object) -> str:
+    try:
+        return _text(value)
+    except ValueError as error:
+        raise ValueError(f"{place} is {error}") from None
 
 
 def _setup(value: object) -> tuple[str, ...]:
@@ -169,7 +176,7 @@ def _env(value: object) -> tuple[tuple[str, str], ...]:
     for name in value:
         if not isinstance(name, str) or not _VARIABLE.match(name):
             raise ValueError(f"{name!r} is not a variable's name")
-    return tuple((name, _text(text)) for name, text in value.items())
+    return tuple((name, _within(name, text)) for name, text in value.items())
 
 
 def _whole(allowed: range) -> Callable[[object], int]:

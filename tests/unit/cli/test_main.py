@@ -144,12 +144,38 @@ def test_what_a_verb_does_is_said_whole(group: str) -> None:
     assert (done.returncode, "..." in done.stdout.partition("Commands:")[2]) == (0, False)
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--memory", "0"), ("--cpus", "65"), ("--disk", "1")])
-def test_a_size_that_cannot_be_names_its_flag(flag: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("flag", "value", "wanted"),
+    [
+        ("--memory", "0", "a whole number of MiB from 64 to 1048576"),
+        ("--memory", "2G", "a whole number of MiB from 64 to 1048576"),
+        ("--cpus", "65", "a whole number from 1 to 64"),
+        ("--disk", "1", "a whole number of MiB from 64 to 16777216"),
+    ],
+)
+def test_a_size_that_cannot_be_names_its_flag(flag: str, value: str, wanted: str) -> None:
     for verb in (("run", flag, value, "base"), ("create", "a", "--image", "base", flag, value)):
         done = microagent(*verb)
         assert (done.returncode, done.stdout) == (2, "")
-        assert f"'{flag}': {value} is not in the range" in done.stderr.splitlines()[0]
+        assert done.stderr.splitlines()[0].endswith(f"'{flag}': {value!r} is not {wanted}")
+
+
+def test_options_of_a_command_want_two_hyphens_before_it() -> None:
+    done = microagent("create", "a", "--image", "base", "sh", "-c", "true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: No such option '-c'.",
+        "hint: microagent create --help",
+        "hint: write -- before a COMMAND that has options",
+    ]
+    # The positive control: no agent is there to be asked.
+    assert microagent("create", "a", "--image", "base", "--", "sh", "-c", "true").returncode == 1
+
+
+def test_a_flag_without_its_value_leads_to_the_help() -> None:
+    done = microagent("run", "--memory")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: Option '--memory' requires an argument.\nhint: microagent --help\n"
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

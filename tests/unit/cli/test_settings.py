@@ -65,6 +65,20 @@ def test_all_that_is_wrong_in_a_file_is_named_with_its_place(tmp_path: Path) -> 
     assert "as a list of shell commands" in caught.value.hint
 
 
+def test_which_of_several_is_wrong_is_said(tmp_path: Path) -> None:
+    """YAML reads a number, or a mapping, where people mean text."""
+    text = "image: base\nenv: {A: a, N: 3}\nsetup: [ls, echo a: b]\ncommand: [sleep, 10]\n"
+    with pytest.raises(PolicyError) as caught:
+        made(tmp_path, text)
+    said = [(p.what, p.hint) for p in caught.value.problems]
+    assert [what for what, _ in said] == [
+        "env: N is not a string",
+        "setup: item 2 is not a string",
+        "command: item 2 is not a string",
+    ]
+    assert all("quotes" in hint or '"value"' in hint for _, hint in said)
+
+
 def test_wrong_keys_do_not_hide_wrong_values(tmp_path: Path) -> None:
     text = "image: base\ncpu: 2\ncpus: 0\nimage: other\ndisk: -5\nmemory:\n"
     with pytest.raises(PolicyError) as caught:

@@ -64,7 +64,7 @@ def test_revoke_takes_entries_and_grants_however_the_name_is_spelled() -> None:
     [
         ("a.sfx.test", ".sfx.test is what allows it"),
         ("10.20.0.5", "10.20.0.0/16 is what allows it"),
-        ("other.test", "`microagent policy show` lists them"),
+        ("other.test", "`microagent policy show NAME` lists them"),
     ],
 )
 def test_revoke_of_what_is_no_entry_names_the_one_that_allows_it(wanted: str, hint: str) -> None:
