@@ -26,7 +26,8 @@ def verify(settings: Settings, log: str) -> None:
 
     Ends with 1 when anything was changed, removed, moved, inserted or cut off, and says where.
     """
-    report = _of_file(log) if "/" in log or log.endswith(".tar") else _of_workspace(settings, log)
+    # No name of a workspace's has either in it.
+    report = _of_file(log) if "/" in log or "." in log else _of_workspace(settings, log)
     if settings.json:
         say_json(report)
     else:

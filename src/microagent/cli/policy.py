@@ -70,8 +70,8 @@ def explain(settings: Settings, file: str | None, mode: str | None, words: tuple
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {part}" for key, part in value.items() if part not in (None, ""))
+    if isinstance(value, dict):  # the nearest entry
+        return f"{value['entry']} ({value['origin']}): {value['why']}"
     return str(value)
 
 

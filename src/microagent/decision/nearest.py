@@ -29,9 +29,17 @@ def _nearest_name(policy: Policy, name: str) -> tuple[Entry, str] | None:
     if found:
         return max(found, key=lambda pair: len(pair[0].text))
     spelled = {entry.text.removeprefix("."): entry for entry in named[:_COMPARED]}
-    if close := get_close_matches(name, spelled, n=1, cutoff=0.8):
+    if (close := get_close_matches(name, spelled, n=1, cutoff=0.8)) and _is_slip(close[0], name):
         return spelled[close[0]], "it is spelled differently"
     return None
+
+
+def _is_slip(text: str, name: str) -> bool:
+    """Two hosts of one long domain look alike as a whole: what differs has to."""
+    one, other = text.split("."), name.split(".")
+    while one and other and one[-1] == other[-1]:
+        del one[-1], other[-1]
+    return bool(get_close_matches(".".join(one), [".".join(other)], cutoff=0.5))
 
 
 def _near_miss(entry: Entry, name: str) -> str:

@@ -98,7 +98,7 @@ def _layout(path: Path, tag: str, caller: Caller) -> Layout:
 def _rootfs(path: Path, caller: Caller) -> Rootfs:
     tree = measure_tree(path)
     if not tree.inodes:
-        raise HostError(f"{path} is empty", _HINT)
+        raise ApiError("invalid", f"{path} is empty", _HINT)
     mark = tree.digest if caller.is_root else hashlib.sha256(f"{caller.uid} {tree.digest}".encode()).hexdigest()
     return Rootfs(path, tree, mark, f"sha256:{mark}")
 

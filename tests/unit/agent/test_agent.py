@@ -323,6 +323,9 @@ def test_an_export_says_where_it_is_and_what_is_none_is_said(agent: Agent, tmp_p
         done = agent.microagent("audit", "verify", str(tmp_path / name))
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.splitlines()[0] == f"error: {tmp_path / name} is no archive of a log, or a part of one"
+    # No path, and no name of a workspace's either.
+    done = agent.microagent("audit", "verify", "a.yaml")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: there is no file a.yaml")
 
 
 def record(number: int, host: str, **fields: Any) -> str:

@@ -71,6 +71,9 @@ def test_a_denial_is_json_and_says_what_would_permit_it() -> None:
         ("below.test", "allow: deep.name.below.test", "it is about names below below.test"),
         ("name.below.test", "allow: deep.name.below.test", "it is about names below name.below.test"),
         ("api.0k.test", "allow: api.ok.test", "it is spelled differently"),
+        ("apj.ok.test", "allow: api.ok.test", "it is spelled differently"),
+        # Another host of the same domain.
+        ("time.name.below.test", None, ""),
         ("10.20.0.5:99", None, ""),
         ("10.21.0.5", "allow: 10.20.0.0/16", "it covers 10.20.0.0 to 10.20.255.255"),
         ("10.20.8.5", None, ""),

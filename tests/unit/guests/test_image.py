@@ -139,8 +139,9 @@ async def test_what_is_not_there_is_said_with_a_hint(store: ImageStore, ref: str
 @pytest.mark.asyncio
 async def test_an_empty_directory_is_no_image(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HostError, match="is empty"):
+    with pytest.raises(ApiError, match="is empty") as error:
         await store.resolve(str(tmp_path / "empty"))
+    assert error.value.code == "invalid"
 
 
 @pytest.mark.asyncio
