@@ -217,6 +217,20 @@ def test_a_name_that_leads_inside_is_refused_when_dialled(oracle: Oracle, worksp
     clean(oracle, {API_TLS, API_HTTP}, {"api.ok.test", name})
 
 
+def test_the_entry_that_a_refusal_names_opens_a_private_address(internet: Internet, workspace: MakeWorkspace) -> None:
+    def arrived() -> int:
+        return sum(seen.dst == world.PRIVATE for seen in internet.evidence().canary)
+
+    lab, before = workspace("guarded"), arrived()
+    assert lab.guest.curl("http://inside.test/").returncode != 0
+    assert lab.wait_for("egress_internal_deny")["hint"] == "the policy entry `allow: inside.test` would permit it"
+    assert arrived() == before
+    lab.change_policy(allow=["inside.test"])
+    answer = lab.guest.curl("http://inside.test/")
+    assert answer.returncode == 0, answer.stderr
+    assert arrived() > before
+
+
 @pytest.mark.parametrize("port", [443, 853])
 def test_quic_is_refused_at_once(oracle: Oracle, workspace: MakeWorkspace, port: int) -> None:
     lab = workspace(allow=["api.ok.test"])

@@ -217,7 +217,9 @@ def _leased(asked: _Asked, strict: bool) -> Verdict:
         return asked.deny(Reason.LEASE_NOT_LISTED, asked.permit_address(), unlisted)
     if not asked.opened_to(names):
         culprit = unlisted or next((name for name in names if not asked.opened_to((name,))), "")
-        return asked.deny_inside(asked.permit_address(), culprit)
+        # As for a name that the client gave; where there are several, none of them speaks for the address.
+        by_exact_entry = names == (unlisted,) and asked.place.kind is AddressClass.PRIVATE
+        return asked.deny_inside((by_exact_entry and _permit_name(culprit)) or asked.permit_address(), culprit)
     if unlisted is not None:
         return asked.allow(Reason.PUBLIC_UNLISTED, host=unlisted)
     return asked.allow(Reason.LEASE_LISTED, asked.policy.match_name(names[0]), names[0])
