@@ -1,5 +1,6 @@
 """What a mediator that has been taken over could still do: as itself, after all four stages, and before them."""
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -18,6 +19,7 @@ from microagent.mediator.confine import confine
 pytestmark = pytest.mark.kernel
 
 UID = 61234
+_SYS_FCNTL = 72  # x86-64
 
 
 def _open(domain: int, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> None:
@@ -35,6 +37,15 @@ def _overwrite_by_position(log: int) -> None:
     os.write(log, b"f")
 
 
+def _overwrite_by_a_long_word(log: int) -> None:
+    # fcntl(2) reads the lower half of its command, seccomp's rules all of it.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_SYS_FCNTL, log, ctypes.c_long(1 << 32 | fcntl.F_SETFL), ctypes.c_long(0)) < 0:
+        raise OSError(ctypes.get_errno(), "fcntl")
+    os.lseek(log, 0, os.SEEK_SET)
+    os.write(log, b"f")
+
+
 def _overwrite_by_mapping(log: int) -> None:
     with mmap.mmap(log, 0) as mapped:
         mapped[:1] = b"f"
@@ -47,6 +58,7 @@ def _overwrite_by_name(log: int) -> None:
 
 REWRITINGS: dict[str, Callable[[int], None]] = {
     "by position": _overwrite_by_position,
+    "by a command of 64 bits": _overwrite_by_a_long_word,
     "by a mapping": _overwrite_by_mapping,
     "by its name": _overwrite_by_name,
 }

@@ -11,7 +11,6 @@ Sockets that are open stay open: the listeners in the workspace's namespace, the
 """
 
 import ctypes
-import fcntl
 import os
 import resource
 import socket
@@ -47,6 +46,7 @@ _SYSCALLS = """
 _SOCKET_DOMAINS = (socket.AF_INET, socket.AF_INET6)
 # Whether it blocks, whether it goes to children, where TCP's urgent mark is, and whether it is a terminal (ioctl(2)).
 _REQUESTS = (0x5421, 0x5450, 0x5451, 0x8905, termios.TCGETS)
+_F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _MAP_TYPE, _MAP_PRIVATE = 0x0F, 0x02
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -91,8 +91,9 @@ def _seccomp() -> None:
         rules.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.EQ, domain))
     for request in _REQUESTS:
         rules.add_rule(seccomp.ALLOW, "ioctl", seccomp.Arg(1, seccomp.EQ, request))
-    # F_SETFL could take the log's O_APPEND away, and a shared mapping writes wherever it likes.
-    rules.add_rule(seccomp.ALLOW, "fcntl", seccomp.Arg(1, seccomp.NE, fcntl.F_SETFL))
+    # F_SETFL could take the log's O_APPEND away, and a shared mapping writes wherever it likes. It is not enough to
+    # leave F_SETFL out: the kernel reads the lower half of the command alone, the filter all 64 bits.
+    rules.add_rule(seccomp.ALLOW, "fcntl", seccomp.Arg(1, seccomp.EQ, _F_SETPIPE_SZ))
     rules.add_rule(seccomp.ALLOW, "mmap", seccomp.Arg(3, seccomp.MASKED_EQ, _MAP_TYPE, _MAP_PRIVATE))
     rules.load()
 
