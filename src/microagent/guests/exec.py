@@ -4,6 +4,7 @@ How this works. One connection carries all of them as `frames`. A command may se
 one whose output nobody reads waits, and the others do not; a guest that sends more is cut off, for it does not run our
 execd. What is sent unasked (that output was read, a size, a signal) is small and never waits; when it piles up, the
 guest has stopped reading, and is cut off as well. To be cut off costs a guest its commands here, and nothing else.
+A frame of seven bytes costs us as much as one of sixteen thousand, so they are read at so many a second.
 """
 
 import asyncio
@@ -36,10 +37,14 @@ from microagent.guests.frames import (
     opening,
     resize,
 )
+from microagent.guests.pace import Pace
 
 # As many as execd takes.
 MOST = 64
-_CHUNK = 64 << 10
+# Read at once, and no more before others had their turn: two thousand of the smallest frames take ten milliseconds.
+_CHUNK = 16 << 10
+# In frames as large as they may be 160 MB a second; small ones grow in execd's pipes while they wait.
+_FRAMES_PER_SECOND = 10_000
 # Small frames that wait to be read by the guest: a hundred thousand of them.
 _MOST_UNREAD = 1 << 20
 # To fork takes milliseconds; a guest that starts, on a busy machine, may take this long to come to it.
@@ -66,6 +71,7 @@ class Commands:
         self._numbers = count(1)
         self._running: dict[int, Command] = {}
         self._broken: ApiError | None = None
+        self._pace = Pace(_FRAMES_PER_SECOND)
         mark = secrets.token_bytes(MARK_LENGTH)
         writer.write(greeting(mark))
         self._reading = asyncio.create_task(self._read(FrameReader(mark)))
@@ -133,6 +139,7 @@ class Commands:
 
     async def ended(self) -> None:
         """Returns when all has been read that the guest said before it ended."""
+        self._pace.hurry()
         await asyncio.wait([self._reading])
 
     async def close(self) -> None:
@@ -168,9 +175,11 @@ class Commands:
     async def _read(self, frames: FrameReader) -> None:
         try:
             while data := await self._reader.read(_CHUNK):
-                for report in frames.feed_untrusted(data):
+                reports = frames.feed_untrusted(data)
+                for report in reports:
                     if command := self._running.get(report.number):
                         command.take(report)
+                await self._pace.after(len(reports))
         except Malformed as error:
             self._cut_off(error.what)
         except ConnectionError:

@@ -36,6 +36,8 @@ _QUEUED = 16
 _BOOT_SECONDS = 120
 # What init has sent before its report arrives well within this; nobody slows the reader of an adopted guest.
 _QUIET_SECONDS = 2
+# Init says less than ten things, and its last one sixty times at the most; each costs the one loop of all guests.
+_MOST_REPORTS = 200
 # After its grace period init kills, syncs and reports, which takes well under this, also when emulated.
 _SHUTDOWN_SLACK = 10
 
@@ -208,7 +210,7 @@ class Guest:
         """The last report: how the command ended, or why it did not start; None when the guest died before."""
         reader = self._streams[4][0]
         patience = None if self._adopted else _BOOT_SECONDS
-        while True:
+        for _ in range(_MOST_REPORTS):
             try:
                 line = await asyncio.wait_for(reader.readuntil(b"\n"), patience)
                 report = parse_report_untrusted(line[:-1])
@@ -229,6 +231,7 @@ class Guest:
                     stream.expect(report.mark)
                 self._marked.set()
                 self.ready.set()
+        return Failed("its init was not ours: it reports without end")
 
     async def _drain(self) -> None:
         """Waits until all that the command wrote has been read, or no more can come."""

@@ -1,6 +1,7 @@
 """The agent's end of `exec` against a guest that does what it likes. What an honest one does: tests/vm/test_exec.py."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
@@ -95,6 +96,29 @@ async def test_garbage_ends_the_line_and_all_that_is_on_it(guest: HostileGuest) 
     guest.say(b"\xff" * 100)
     with pytest.raises(ApiError, match="does not speak as it should"):
         await command.wait()
+
+
+async def taken_in_a_second(guest: HostileGuest, data: bytes) -> int:
+    """How many bytes of `data`, again and again, we take within a second."""
+    taken = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            while True:
+                guest.say(data)
+                await guest.writer.drain()
+                taken += len(data)
+    return taken
+
+
+@pytest.mark.asyncio
+async def test_small_frames_do_not_take_the_agents_time(guest: HostileGuest) -> None:
+    # What a second allows, and what the buffers on the way hold.
+    assert await taken_in_a_second(guest, frame(b"s", 999) * 10_000) < 2 << 20
+
+
+@pytest.mark.asyncio
+async def test_large_frames_are_taken_as_they_come(guest: HostileGuest) -> None:
+    assert await taken_in_a_second(guest, frame(b"1", 999, bytes(MAX_PAYLOAD)) * 16) > 16 << 20
 
 
 @pytest.mark.asyncio
