@@ -13,6 +13,7 @@ from typing import Final
 from microagent.decision.resolvers import DNS_OVER_HTTPS_HOSTS, PUBLIC_RESOLVERS
 from microagent.decision.verdict import Action, Reason, Signal, Tls, Verdict
 from microagent.policy.addresses import (
+    HOST,
     PUBLIC,
     Address,
     AddressClass,
@@ -44,6 +45,7 @@ class Question:
     for TCP and UDP that named nothing.
     `resolves` is False where DNS has no address for `name`, and `address` is what the guest has picked: entries for
     names speak for the addresses that their names have, and not for that one.
+    `own` is True where the kernel has shown that `address` is this host's, which nobody had said.
     `qtype` is the mnemonic of a DNS question: "A", "PTR", "TYPE65".
     """
 
@@ -54,6 +56,7 @@ class Question:
     leased: tuple[str, ...] = ()
     qtype: str = ""
     resolves: bool = True
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.name is None and (self.address is None or self.proto is Proto.DNS):
@@ -103,6 +106,8 @@ class Engine:
     def _place(self, question: Question) -> Classification:
         if question.address is None or question.proto is Proto.DNS:
             return PUBLIC
+        if question.own:
+            return HOST
         return classify(question.address, self.host_addresses, self.extra_private)
 
 

@@ -46,6 +46,12 @@ class Pinned:
             self._again = (self._engine, self._engine.decide(self._dialed))
         return self._again[1]
 
+    def at_home(self) -> Verdict:
+        """What the policy says about the address to dial now, which has turned out to be this host's own."""
+        assert self._dialed is not None  # noqa: S101  (it was taken)
+        self._dialed, self._again = replace(self._dialed, own=True), None
+        return self._engine.decide(self._dialed)
+
     def _take(self) -> Candidate:
         candidate = self._left.pop(0)
         self._dialed, self._again = candidate[0], None

@@ -330,6 +330,16 @@ class TcpHead:
         verdict = self._with_signals(refusal(why.reason, host, str(self._destination)))
         return [self._denial(verdict, why.error), Cut("the second ClientHello was refused")]
 
+    def at_home(self) -> list[Effect]:
+        """What is about to be dialled is an address of this host's own: what to do instead, nothing where an entry
+        opens it."""
+        verdict = self._pinned.at_home()
+        if verdict.allowed:
+            return []
+        if candidate := self._pinned.next():
+            return [self._denial(self._with_signals(verdict)), *self._dial(candidate)]
+        return self._refuse(verdict)
+
     def upstream_failed(self, error: str, *, late: bool, asked: bool) -> list[Effect]:
         """The TLS handshake with the server failed: nothing of the guest's was sent, and the guest is told why.
 
@@ -372,7 +382,7 @@ class TcpHead:
         host, reason = verdict.host or verdict.address, str(verdict.reason)
         return [denial, Answer(deny_response(status, host, reason, self.ident, records.hint(verdict)))]
 
-    def _denial(self, verdict: Verdict, error: str) -> Write:
+    def _denial(self, verdict: Verdict, error: str = "") -> Write:
         record = records.decision(verdict, dst=self.destination, proto=self.proto, flow=self.ident)
         if error:
             record.fields["error"] = error

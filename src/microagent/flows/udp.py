@@ -4,7 +4,7 @@ A datagram names nothing, so what DNS told the guest about the address speaks fo
 decision is made on the first datagram, and again when the policy changes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from microagent.audit.record import Event, Record
@@ -29,6 +29,11 @@ class UdpDecision:
         """Decide on the first datagram to `destination`; `now` is the clock of the leases."""
         question = Question(Proto.UDP, port, address=destination, leased=leases.names_for(destination, now))
         return cls(question, engine.decide(question), ident)
+
+    def at_home(self, engine: Engine) -> "UdpDecision":
+        """What it is now that the address has turned out to be this host's own."""
+        question = replace(self.question, own=True)
+        return UdpDecision(question, engine.decide(question), self.ident)
 
     @property
     def destination(self) -> str:

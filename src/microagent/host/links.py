@@ -139,4 +139,6 @@ def lower_tap() -> None:
 def host_addresses() -> frozenset[str]:
     """Every IPv4 and IPv6 address of the namespace the caller is in, for "any address of the host itself"."""
     with IPRoute() as ip:
-        return frozenset(str(message.get_attr("IFA_ADDRESS")) for message in ip.get_addr())
+        # IFA_ADDRESS is the peer's where a link has two ends (rtnetlink(7)); IPv6 has IFA_LOCAL only there.
+        own = (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in ip.get_addr())
+        return frozenset(map(str, own))

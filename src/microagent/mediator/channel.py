@@ -184,6 +184,20 @@ def close_socket(sock: socket.socket, *, reset: bool = False) -> None:
     sock.close()
 
 
+def is_own(address: str, port: int) -> bool:
+    """Whether the kernel keeps what is sent to `address` on this machine: it comes from there, too. Nothing is sent.
+
+    True also where a route says so and no interface has the address. False for second addresses of a network, which
+    interfaces have: what goes to them comes from the first.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, port))
+        except OSError:  # there is no way to it
+            return False
+        return bool(probe.getsockname()[0] == address)
+
+
 def is_with_itself(sock: socket.socket) -> bool:
     """Whether the kernel gave a connection the very port that it dials, on which nobody listens (RFC 9293, 3.5)."""
     try:

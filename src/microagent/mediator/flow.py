@@ -20,7 +20,7 @@ from microagent.flows.inside_tls import InsideTls
 from microagent.flows.last_words import Http1Words, Http2Words, LastWords
 from microagent.flows.tcp import TcpHead
 from microagent.mediator.bounds import Bounds, pace
-from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_with_itself, outgoing_socket
+from microagent.mediator.channel import PlainChannel, TlsChannel, close_socket, is_own, is_with_itself, outgoing_socket
 from microagent.mediator.first_word import FirstWord
 from microagent.mediator.goodbye import Goodbye
 from microagent.mediator.peeker import Peeker
@@ -117,7 +117,6 @@ class Flow:
                 case v.Write(record):
                     if not self._services.write(record):
                         self._end(reset=True)
-                        return
                 case v.Peek(seen, seconds):
                     self._peek(seen, seconds)
                 case v.Resolve(name):
@@ -178,6 +177,9 @@ class Flow:
 
     def _dial(self, address: str, port: int) -> None:
         self._pause()
+        if self._services.mediated and is_own(address, port) and (instead := self.head.at_home()):
+            self._run(instead)
+            return
         try:
             self._upstream = sock = outgoing_socket()
             code = sock.connect_ex((address, port))
@@ -322,16 +324,14 @@ class Flow:
 
     def _answer(self, data: bytes) -> None:
         """A few words to the guest, in its own protocol, and the end."""
-        verdict = self.head.verdict
+        self._pause()
         if self.head.proto == Proto.TLS:
-            name = verdict.host if verdict else ""
-            self._pause()
+            name, _, _ = self.head.whose
             protocol, words = ("h2", Http2Words(data)) if self.head.alpn == ("h2",) else ("http/1.1", Http1Words(data))
             self._with_guest(
                 name, protocol, lambda channel: self._say(channel, words), lambda _error: self._end(reset=True)
             )
             return
-        self._pause()
         self._say(PlainChannel(self._guest), Http1Words(data))
 
     def _say(self, channel: PlainChannel | TlsChannel, words: LastWords) -> None:

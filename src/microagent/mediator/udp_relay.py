@@ -23,7 +23,7 @@ from ipaddress import IPv4Address
 from microagent.api.link import GUEST, NOTE_ADDRESS, NOTE_REFUSED, NOTE_REFUSED_NO_MORE
 from microagent.audit.record import Event, Record, timestamp
 from microagent.flows.udp import UdpDecision
-from microagent.mediator.channel import is_with_itself
+from microagent.mediator.channel import is_own, is_with_itself
 from microagent.mediator.reactor import IN
 from microagent.mediator.services import Services
 from microagent.policy.addresses import Address
@@ -137,6 +137,11 @@ class UdpRelay:
             return None
         if not services.write(decision.record()):
             return None
+        if services.mediated and is_own(str(address), key[2]):
+            decision = decision.at_home(services.engine)
+            if not decision.verdict.allowed:
+                self._refuse(key, decision)
+                return None
         while len(self._flows) >= services.limits.udp_flows:
             next(iter(self._flows.values())).close("too many flows")
         flow = _Flow(services, self, key, decision)

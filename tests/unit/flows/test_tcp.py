@@ -384,3 +384,28 @@ def test_half_a_message_is_not_taken_for_a_protocol_that_names_nobody(whole: byt
 def test_an_opaque_message_that_ends_is_relayed_by_the_lease() -> None:
     talk = Talk("allow: git.ok.test", port=22, leased=(("git.ok.test", OK),))
     assert v.Dial(OK, 22) in talk.hears(v.Peeked(b"SSH-2.0-x\r\n", ended=True))
+
+
+def test_an_address_that_turns_out_to_be_the_hosts_own_is_refused_and_the_next_one_dialled() -> None:
+    talk = Talk("allow: api.ok.test", leased=(("api.ok.test", OTHER),), port=80, to=INSIDE)
+    talk.hears(v.Peeked(request("api.ok.test")))
+    assert talk.hears(v.Resolved((OK, OTHER)))[1:] == [v.Dial(OK, 80)]
+    refused, allowed, dial = talk.head.at_home()
+    assert isinstance(refused, v.Write)
+    assert (refused.record.event, refused.record.fields["reason"]) == ("egress_internal_deny", "inside_never_by_name")
+    assert record_of([allowed]).event == "egress_allow"
+    assert dial == v.Dial(OTHER, 80)
+    denial, answer = talk.head.at_home()
+    assert record_of([denial]).fields["hint"] == f"the policy entry `allow: {OTHER}` would permit it"
+    assert isinstance(answer, v.Answer)
+
+
+def test_an_entry_of_its_own_opens_the_hosts_own_address_and_its_end_closes_it() -> None:
+    talk = Talk(f"allow: {OK}", mode=Mode.GUARDED)
+    assert v.Dial(OK, 443) in talk.hears(v.Peeked(b"SSH-2.0-x\r\n"))
+    assert talk.head.at_home() == []
+    assert talk.hears(v.Dialed()) == [v.Splice()]
+    talk.head.apply(engine(mode=Mode.GUARDED))
+    verdict = talk.head.decide_again()
+    assert verdict is not None
+    assert not verdict.allowed
