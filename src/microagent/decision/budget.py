@@ -6,13 +6,15 @@ were asked for before are free, and new ones draw on a bucket of their domain th
 """
 
 from collections import OrderedDict
+from heapq import nlargest
 from typing import Final
 
 from microagent.policy.model import Entry, Kind
 from microagent.policy.suffixes import registered_domain
 
-# Of each, the ones used longest ago go first; a name that went counts as new again.
+# The ones used longest ago go first, and count as new again.
 _NAMES: Final = 4096
+# The ones that have spent least go first: else a guest could ask below so many others, and have all its names anew.
 _DOMAINS: Final = 1024
 
 
@@ -23,7 +25,7 @@ class NewNames:
         """A domain may have `per_minute` new names at once, and as many again for each minute that passes."""
         self._most = float(per_minute)
         self._names: OrderedDict[str, None] = OrderedDict()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and as of when
+        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and as of when
 
     def may_ask(self, rule: Entry | None, name: str, now: float) -> bool:
         """Whether `name`, which `rule` allows (None: no entry does), may be looked up; then it counts."""
@@ -35,18 +37,25 @@ class NewNames:
         if name in self._names:
             self._names.move_to_end(name)
             return True
-        left, since = self._buckets.get(domain, (self._most, now))
-        left = min(self._most, left + (now - since) * self._most / 60.0)
+        left = self._left(domain, now)
         enough = left >= 1.0
         self._buckets[domain] = (left - 1.0 if enough else left, now)
-        self._buckets.move_to_end(domain)
         if len(self._buckets) > _DOMAINS:
-            self._buckets.popitem(last=False)
+            self._make_room(now)
         if enough:
             self._names[name] = None
             if len(self._names) > _NAMES:
                 self._names.popitem(last=False)
         return enough
+
+    def _left(self, domain: str, now: float) -> float:
+        left, since = self._buckets.get(domain, (self._most, now))
+        return min(self._most, left + (now - since) * self._most / 60.0)
+
+    def _make_room(self, now: float) -> None:
+        """Forget the fullest ones, many at once, since to find them all have to be looked at."""
+        for domain in nlargest(_DOMAINS // 8, self._buckets, key=lambda domain: self._left(domain, now)):
+            del self._buckets[domain]
 
 
 def _domain(rule: Entry | None, name: str) -> str:

@@ -39,6 +39,14 @@ def test_one_domain_does_not_spend_anothers() -> None:
     assert budget.take("b.test", "x.b.test", 0.0)
 
 
+def test_a_domain_that_has_spent_its_names_is_not_forgotten_for_others() -> None:
+    budget = NewNames(60)
+    assert sum(budget.take(DOMAIN, name(n), 0.0) for n in range(100)) == 60
+    # Five seconds of the questions that a guest may ask, each below a domain of its own.
+    assert all(budget.take(f"d{n}.test", f"x.d{n}.test", n / 400) for n in range(2000))
+    assert sum(budget.take(DOMAIN, name(n), 5.0) for n in range(100, 200)) == 5
+
+
 def test_memory_is_bounded() -> None:
     budget = NewNames(1_000_000)
     for number in range(10_000):
