@@ -1,6 +1,7 @@
 """The HTTP server on the unix socket: who may ask, what is where, how errors look."""
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -23,6 +24,7 @@ def application(fleet: Fleet, group: int | None) -> web.Application:
     """The agent's API."""
     app = web.Application(middlewares=[_errors, _peers(group)], client_max_size=messages.LARGEST_REQUEST)
     app[FLEET] = fleet
+    app[streams.OF_ALL] = Counter()
     one = messages.workspace_path("{name}")
     app.add_routes(
         [

@@ -3,9 +3,9 @@
 import asyncio
 import heapq
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from microagent.agent.handlers import FLEET, in_turn, named
+from microagent.agent.peers import uid_of
 from microagent.agent.supervisor import Supervisor
 from microagent.audit.logfile import open_log
 from microagent.audit.reader import Filter, filter_from_query
@@ -22,6 +23,8 @@ from microagent.workspace.store import CONSOLE, EGRESS, OUTPUT
 
 # How often a followed file is looked at: fast enough to look live, and a few microseconds of work each time.
 _LOOK = 0.1
+# At once, by one user: each has a file of every workspace open, and a machine may have hundreds.
+_MOST_OF_ALL = 16
 # Records written to the client at once.
 _BATCH = 256
 _CHUNK = 64 * 1024
@@ -29,6 +32,9 @@ _CHUNK = 64 * 1024
 _LONGEST_LIMIT = 9
 # The answer of a request that has begun: what fails from then on can only be cut off.
 BEGUN = "begun"
+
+# How many answers about all workspaces go on, by user.
+OF_ALL: web.AppKey["Counter[int]"] = web.AppKey("of all", Counter)
 
 _SOURCES = {"output": OUTPUT, "console": CONSOLE}
 
@@ -53,6 +59,7 @@ async def everything(request: web.Request) -> web.StreamResponse:
     wanted, limit, follow = _asked(request)
     tails: dict[Supervisor, Tail] = {}
     with ExitStack() as stack:
+        stack.enter_context(_one_of_few(request))
         answer = await _begin(request, "application/x-ndjson")
         past = True
         while past or (follow and not _gone(request)):
@@ -74,6 +81,19 @@ async def everything(request: web.Request) -> web.StreamResponse:
             if follow:
                 await asyncio.sleep(_LOOK)
     return answer
+
+
+@contextmanager
+def _one_of_few(request: web.Request) -> Iterator[None]:
+    """One of a user's answers about all workspaces; ApiError `busy` when there are as many as may be."""
+    of_all, uid = request.app[OF_ALL], uid_of(request.get_extra_info("socket"))
+    if of_all[uid] >= _MOST_OF_ALL:
+        raise ApiError("busy", f"you read the records of all workspaces {_MOST_OF_ALL} times already", "end some")
+    of_all[uid] += 1
+    try:
+        yield
+    finally:
+        of_all[uid] -= 1
 
 
 async def logs(request: web.Request) -> web.StreamResponse:

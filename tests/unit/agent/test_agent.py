@@ -11,13 +11,14 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.strangers import as_user
+from tests.waiting import wait_for
 
 from microagent.agent.peers import caller, may_speak
 from microagent.api.client import Client, NoAgent, call
@@ -368,6 +369,24 @@ def test_following_all_workspaces_shows_those_made_later(agent: Agent) -> None:
 
     log_of(agent, "one").write_text(record(1, "a.test"))
     assert asyncio.run(asyncio.wait_for(follow(), 10)) == [("one", "a.test"), ("later", "b.test")]
+
+
+def test_a_user_follows_all_workspaces_so_many_times_and_no_more(own_agent: Agent) -> None:
+    """Each has a file of every workspace open: a thousand would take all descriptors that the agent may have."""
+    own_agent.create("one")
+    log_of(own_agent, "one").write_text(record(1, "a.test"))
+
+    def follow(stack: ExitStack) -> bytes:
+        stream = stack.enter_context(socket.socket(socket.AF_UNIX))
+        stream.connect(str(own_agent.socket))
+        stream.sendall(f"GET {EGRESS_OF_ALL}?follow=1 HTTP/1.1\r\nHost: agent\r\n\r\n".encode())
+        return stream.recv(12)
+
+    with ExitStack() as stack:
+        assert [follow(stack) for _ in range(20)] == [b"HTTP/1.1 200"] * 16 + [b"HTTP/1.1 503"] * 4
+        assert own_agent.microagent("egress", "--all").returncode == 75
+        assert own_agent.microagent("egress", "one").returncode == 0
+    wait_for(lambda: own_agent.microagent("egress", "--all").returncode == 0)
 
 
 def test_an_id_leads_to_the_reason_and_to_the_command_that_permits(agent: Agent) -> None:
