@@ -75,6 +75,9 @@ def _refuse_forms(text: str) -> None:
         _refuse(text, "has a zone or an escape in it", "write the bare address or name")
 
 
+_BLOCK_HINT: Final = "write a block of addresses with its prefix length, as in 10.20.0.0/16"
+
+
 def _refuse_wildcard(text: str) -> NoReturn:
     rest = text.removeprefix("*.")
     if rest and rest != text and "*" not in rest:
@@ -82,6 +85,8 @@ def _refuse_wildcard(text: str) -> NoReturn:
     if text in ("*", "*.", ".*", "*.*"):
         hint = "nothing matches every name; --egress guarded allows what is public without an entry"
         _refuse(text, "would match everything", hint)
+    if not any(map(str.isalpha, text)):
+        _refuse(text, "has a wildcard in it", _BLOCK_HINT)
     hint = "only whole labels at the front can be left open, as in .example.org"
     _refuse(text, "has a wildcard inside a label", hint)
 
@@ -126,11 +131,12 @@ def _network(text: str) -> Network:
         address = ip_address(head)
     except ValueError:
         six = ":" in head
-        hint = (
-            "write it as `2001:db8::7`, in hexadecimal"
-            if six
-            else "write four decimal numbers without leading zeros, as in 10.0.0.5"
-        )
+        if six:
+            hint = "write it as `2001:db8::7`, in hexadecimal"
+        elif "-" in head:
+            hint = _BLOCK_HINT
+        else:
+            hint = "write four decimal numbers without leading zeros, as in 10.0.0.5"
         _refuse(text, f"is not an IPv{'6' if six else '4'} address", hint)
     if str(address) != head and not _is_mapped_spelling(address, head):
         _refuse(text, "is not spelled the canonical way", f"write {address}{slash}{length}")
