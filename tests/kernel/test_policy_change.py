@@ -2,6 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,3 +112,26 @@ def test_an_added_entry_opens_at_once(oracle: Oracle, workspace: MakeWorkspace) 
     lab.change_policy(allow=[world.PRIVATE])
     assert lab.guest.curl("http://other.test/").returncode != 0
     assert oracle.leaks({OTHER}, {"other.test"}) == ()
+
+
+def test_entries_that_end_by_themselves_do_so_without_an_agent(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    lab = workspace(allow=[".sfx.test", "other.test", "api.ok.test"])
+    with download(lab, "https://api.ok.test") as ended, download(lab, "https://www.sfx.test") as kept:
+        while requests(internet) < 2:
+            time.sleep(0.05)
+        # The last two, of which one has days to go.
+        lab.room.call(lab.mediator.reconfigure(replace(lab.settings(), ends=(100_000.0, 0.5))))
+        assert ended.wait(timeout=8) in (18, 35, 52, 56)
+        assert kept.poll() is None
+        kept.kill()
+    closed(lab, "api.ok.test")
+    change = lab.wait_for("policy_change")
+    assert (change["who"], change["removed"]) == ("the end of a grant", ["allow: api.ok.test"])
+    assert lab.guest.curl("http://other.test/").stdout == "hello from other.test\n"
+    assert lab.guest.curl("https://api.ok.test/").returncode != 0
+    # An agent that gives it anew gives all of it.
+    lab.room.call(lab.mediator.reconfigure(replace(lab.settings(), changed_by="uid 0")))
+    assert lab.guest.curl("https://api.ok.test/").stdout == "hello from api.ok.test\n"
+    assert oracle.leaks({API, SUFFIX, OTHER}, {"api.ok.test", "www.sfx.test", "other.test"}) == ()

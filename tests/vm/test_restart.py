@@ -47,9 +47,9 @@ def log_of(lab: Lab, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def goes_on(lab: Lab, name: str) -> None:
+def goes_on(lab: Lab, name: str, *events: str) -> None:
     """The guest asks, and is answered, refused and recorded, now."""
-    for event in ("egress_request", "egress_deny"):
+    for event in events or ("egress_request", "egress_deny"):
         before = [r["event"] for r in log_of(lab, name)].count(event)
         wait_for(lambda event=event, before=before: [r["event"] for r in log_of(lab, name)].count(event) > before)  # type: ignore[misc]
 
@@ -127,6 +127,30 @@ def test_guest_and_mediator_outlive_their_agent(lab: Lab) -> None:
     assert not namespace.exists()
     assert [*(lab.socket.parent / "sockets").iterdir(), *(lab.socket.parent / "workspaces").iterdir()] == []
     assert oracle.leaks(ALLOWED, {"api.ok.test"}) == ()
+
+
+def test_a_grant_ends_by_itself_though_its_agent_is_gone(lab: Lab) -> None:
+    oracle = Oracle(lab.internet)
+    asking = "while :; do curl -s -m 5 http://api.ok.test/; curl -s -m 5 http://other.test/; sleep 0.2; done"
+    flags = ("--egress", "strict", "--egress-allow", "api.ok.test")
+    assert lab.cli("create", "a", "--image", "base", *flags, "--", "sh", "-c", asking).returncode == 0
+    assert lab.cli("start", "a").returncode == 0
+    assert lab.cli("policy", "allow", "a", "other.test", "--for", "15s").returncode == 0
+    wait_for(lambda: any(r["event"] == "egress_request" and r["host"] == "other.test" for r in log_of(lab, "a")))
+
+    lab.end_agent(signal.SIGKILL)
+    wait_for(lambda: any(r["event"] == "policy_change" and "removed" in r for r in log_of(lab, "a")))
+    goes_on(lab, "a", "egress_request", "egress_dns_deny")
+    lab.start_agent()
+    goes_on(lab, "a", "egress_request", "egress_dns_deny")
+    given, taken = [r for r in log_of(lab, "a") if r["event"] == "policy_change"]
+    assert (given["added"], taken["removed"]) == (["allow: other.test"], ["allow: other.test"])
+    assert taken["who"] == "the end of a grant"
+    late = [r for r in log_of(lab, "a") if r["seq"] > taken["seq"] and r.get("host", r.get("qname")) == "other.test"]
+    assert {r["event"] for r in late} <= {"egress_dns_deny", "egress_close"}
+    assert lab.cli("kill", "a").returncode == 0
+    other = Destination("tcp", world.OTHER, 80)
+    assert oracle.leaks({*ALLOWED, other}, {"api.ok.test", "other.test"}) == ()
 
 
 def test_the_exit_code_of_a_run_whose_agent_and_client_are_gone(lab: Lab) -> None:

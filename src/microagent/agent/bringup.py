@@ -200,10 +200,13 @@ def steering_of(config: Config, egress: Egress) -> Steering:
 def settings_of(services: Services, record: Record, changed_by: str = "") -> MediatorSettings:
     """What a workspace's mediator is told, on the host as it is now."""
     certificate, key = services.store.ca(record.name)
+    egress, now = record.spec.egress, datetime.now(UTC)
+    egress = egress.without_grants([grant for grant in egress.grants if grant.until <= now])
     return MediatorSettings(
         workspace=record.name,
-        mode=record.spec.egress.mode.value,
-        entries=tuple(entries_to_json(record.spec.egress.policy.entries)),
+        mode=egress.mode.value,
+        entries=tuple(entries_to_json(egress.policy.entries)),
+        ends=tuple((grant.until - now).total_seconds() for grant in egress.grants),
         ca_cert=certificate.decode("ascii"),
         ca_key=key.decode("ascii"),
         resolvers=read_resolv_conf(services.config.resolv_conf).resolvers,

@@ -23,6 +23,8 @@ from microagent.errors import HostError
 from microagent.guests.accelerator import QEMU
 from microagent.guests.qemu import adopt_guest
 from microagent.host.network import Network
+from microagent.policy.model import Policy
+from microagent.policy.stored import entries_from_json
 from microagent.workspace.record import Record
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,8 @@ async def _mediator(
             return None
         if services.cgroups:
             services.cgroups.enter(record.name, "mediator", noted.pid)
-        if digest == record.spec.egress.policy.digest:
+        # Grants may have ended meanwhile.
+        if digest == Policy(entries_from_json(settings.entries)).digest:
             return mediator
         await mediator.stop("it decided by another policy")
         return None

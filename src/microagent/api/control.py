@@ -30,6 +30,8 @@ class MediatorSettings:
     ca_cert: str
     ca_key: str
     resolvers: tuple[str, ...]
+    # In how many seconds the last of the entries end, where they do so by themselves, one for each.
+    ends: tuple[float, ...] = ()
     # What guests put behind names (resolv.conf(5)): host names, canonical.
     search: tuple[str, ...] = ()
     host_addresses: tuple[str, ...] = ()

@@ -10,6 +10,8 @@ import os
 import socket
 import ssl
 import sys
+from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 from microagent.api.control import MediatorSettings, Message
@@ -27,7 +29,7 @@ from microagent.mediator.journal import Journal
 from microagent.mediator.kernel_log import KernelLog
 from microagent.mediator.listener import Listener
 from microagent.mediator.rate import PerSecond
-from microagent.mediator.reactor import Reactor
+from microagent.mediator.reactor import Reactor, Timer
 from microagent.mediator.resolve import Resolver
 from microagent.mediator.services import Faults, Ids, Services
 from microagent.mediator.tls import LeafContexts
@@ -38,6 +40,9 @@ from microagent.policy.model import Mode, Policy
 from microagent.policy.stored import entries_from_json
 
 _FAULTS_PER_SECOND = 10
+# An agent ends a grant within a second or two, and is to be the one that does: it changes the kernel's sets as well.
+_AGENT_SECONDS = 3.0
+_END_OF_GRANT = "the end of a grant"
 
 
 def run(settings: MediatorSettings, descriptors: list[int], upstream_tls: ssl.SSLContext) -> None:
@@ -87,6 +92,7 @@ class Mediator:
         self._listener: Listener | None = None
         self._udp: UdpRelay | None = None
         self._kernel_log: KernelLog | None = None
+        self._grants: list[Timer] = []
 
     def start(
         self,
@@ -119,6 +125,7 @@ class Mediator:
         )
         for part in parts:
             part.start()
+        self._await_ends()
         self._agent.start()
 
     def finish(self) -> None:
@@ -155,19 +162,38 @@ class Mediator:
                 self._stop(str(why))
 
     def _reconfigure(self, message: Message) -> None:
+        self._decide_by(MediatorSettings.from_message(message))
+        self._await_ends()
+        self._agent.send({"reconfigured": self._services.engine.policy.digest})
+
+    def _await_ends(self) -> None:
+        """The agent takes entries out that end; one that is gone does not."""
+        for timer in self._grants:
+            timer.cancel()
+        later, (entries, ends) = self._services.reactor.later, (self._settings.entries, self._settings.ends)
+        granted = entries[len(entries) - len(ends) :]
+        self._grants = [
+            later(seconds + _AGENT_SECONDS, partial(self._end_grant, entry))
+            for entry, seconds in zip(granted, ends, strict=True)
+        ]
+
+    def _end_grant(self, entry: dict[str, str]) -> None:
+        left = tuple(one for one in self._settings.entries if one != entry)
+        self._decide_by(replace(self._settings, entries=left, changed_by=_END_OF_GRANT))
+
+    def _decide_by(self, settings: MediatorSettings) -> None:
         """A new policy, for what is asked from now on and for the flows that are open."""
-        settings = MediatorSettings.from_message(message)
         before, self._settings = self._services.engine.policy, settings
         self._services.engine = engine = _engine(settings)
         self._services.resolver.servers, self._services.search = settings.resolvers, settings.search
         if engine.policy.digest != before.digest:
-            self._services.write(policy_change(settings.changed_by, before, engine.policy))
+            # Where nobody changed it, its time was over before the agent's next look.
+            self._services.write(policy_change(settings.changed_by or _END_OF_GRANT, before, engine.policy))
         self._services.leases.forget(lambda name: not engine.decide(Question(Proto.DNS, 53, name=name)).allowed)
         assert self._listener is not None  # noqa: S101  (start came first)
         assert self._udp is not None  # noqa: S101  (start came first)
         self._listener.apply_policy()
         self._udp.apply_policy()
-        self._agent.send({"reconfigured": engine.policy.digest})
 
     def _settle(self, counts: dict[str, list[int]]) -> None:
         """Exact counts, from the kernel's counters by way of the agent."""

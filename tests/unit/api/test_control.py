@@ -51,6 +51,7 @@ def test_settings_come_back_as_they_were() -> None:
         ca_cert="c",
         ca_key="k",
         resolvers=("203.0.113.53",),
+        ends=(9.5,),
         search=("corp.test",),
         limits=Limits(connections=7),
     )
