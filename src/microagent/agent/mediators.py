@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from microagent.api.control import Assembler, MediatorSettings, Message, encode, letter, receive, send
 from microagent.api.lines import connect, listen
 from microagent.errors import HostError
+from microagent.guests.pace import Pace
 from microagent.guests.process import Process
 from microagent.host.sockets import MediatorSockets
 
@@ -54,6 +55,8 @@ _COUNT_SECONDS = 1.0
 # to do with hostile bytes all its life, and the agent has not.
 _LONGEST_ANSWER = 64 << 10
 _UNREAD_ANSWERS = 16
+_MESSAGES_PER_SECOND = 5000
+_CHUNK = 16 << 10
 # Of surprises that one mediator tells of, for the log: whoever has more has filled enough of it.
 _MOST_FAULTS = 1000
 _LONGEST_FAULT = 200
@@ -222,10 +225,11 @@ class Mediator:
     # --- the line
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        messages = Assembler(_LONGEST_ANSWER)
+        messages, pace = Assembler(_LONGEST_ANSWER), Pace(_MESSAGES_PER_SECOND)
         try:
-            while data := await reader.read(1 << 16):
-                for message in messages.feed(data):
+            while data := await reader.read(_CHUNK):
+                said = messages.feed(data)
+                for message in said:
                     if "pong" in message:
                         self._looks = 0
                     elif "fault" in message:
@@ -234,6 +238,7 @@ class Mediator:
                         self._answers.put_nowait(message)
                     elif self._counting is None or self._counting.done():
                         self._counting = self._keep(self._count())
+                await pace.after(len(said))
         except (OSError, asyncio.QueueFull) as error:
             log.warning("mediator does not speak as it should pid=%d reason=%r", self.pid, error)
         assert self._writer is not None  # noqa: S101  (start made it)

@@ -1,6 +1,7 @@
 """A mediator that somebody has taken over says what it likes to the agent: it loses its place, and nobody else does."""
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -65,6 +66,26 @@ async def test_one_that_says_what_none_says_is_ended_and_its_end_is_noticed(
 
 
 @pytest.mark.asyncio
+async def test_one_that_talks_without_end_does_not_take_the_agents_time(process: "subprocess.Popen[bytes]") -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        mediator = Mediator(process.pid, ours, Counters())
+        theirs.sendall(encode({"ready": True}))
+        await mediator.start()
+        theirs.setblocking(False)
+        taken = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(theirs, encode({"pong": True}) * 1000)
+                    taken += 1
+        # What a second allows, and what the buffers on the way hold.
+        assert taken < 50
+        theirs.shutdown(socket.SHUT_RDWR)
+        assert await asyncio.wait_for(mediator.ended, 60) == "died"
+
+
+@pytest.mark.asyncio
 async def test_one_that_always_asks_for_the_counts_has_them_read_once_a_second(
     process: "subprocess.Popen[bytes]",
 ) -> None:
@@ -72,7 +93,7 @@ async def test_one_that_always_asks_for_the_counts_has_them_read_once_a_second(
     counters = Counters()
     with theirs:
         mediator = Mediator(process.pid, ours, counters)
-        theirs.sendall(encode({"ready": True}) + encode({"counts": True}) * 5000 + encode({"reconfigured": "x"}))
+        theirs.sendall(encode({"ready": True}) + encode({"counts": True}) * 2000 + encode({"reconfigured": "x"}))
         await mediator.start()
         assert await mediator._answer(10) == {"reconfigured": "x"}
         assert len(asyncio.all_tasks()) < 10
