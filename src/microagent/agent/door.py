@@ -1,4 +1,4 @@
-"""Lets users in at the agent's socket, each with so many connections at once.
+"""Lets users in at the agent's sockets, each with so many connections at once.
 
 A connection that says nothing costs the agent a descriptor, and without one to spare it can replace no mediator.
 """
@@ -17,8 +17,16 @@ _EACH = 1024
 _SECONDS = 1.0
 
 
-async def keep_door(listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
-    """Gives each connection a `protocol` of its own, until it is cancelled. Whoever has too many gets none."""
+async def keep_door(
+    listener: socket.socket,
+    protocol: Callable[[], asyncio.Protocol],
+    who: Callable[[socket.socket], int] = uid_of,
+    each: int = _EACH,
+) -> None:
+    """Gives each connection a `protocol` of its own, until it is cancelled. Whoever has too many gets none.
+
+    `who` says whose a connection is; nobody has more than `each`.
+    """
     loop = asyncio.get_running_loop()
     listener.setblocking(False)
     inside: dict[int, WeakSet[asyncio.BaseTransport]] = {}
@@ -30,15 +38,15 @@ async def keep_door(listener: socket.socket, protocol: Callable[[], asyncio.Prot
             log.error("no connection taken error=%r", str(error))
             await asyncio.sleep(_SECONDS)
             continue
-        uid = uid_of(peer)
+        uid = who(peer)
         theirs = inside.setdefault(uid, WeakSet())
-        if len(theirs) >= _EACH:
+        if len(theirs) >= each:
             theirs.difference_update([one for one in theirs if one.is_closing()])
-        if len(theirs) >= _EACH:
+        if len(theirs) >= each:
             # Without a word: to hear a request first, it would have to stay open.
             peer.close()
             if uid not in full:
-                log.warning("connections refused uid=%d most=%d", uid, _EACH)
+                log.warning("connections refused uid=%d most=%d", uid, each)
             full.add(uid)
             continue
         full.discard(uid)

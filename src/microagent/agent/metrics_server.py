@@ -5,17 +5,20 @@ Mediators take no part in it: what a slow reader of metrics holds up is this tas
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from microagent.agent.config import Config
+from microagent.agent.door import keep_door
 from microagent.agent.fleet import Fleet
 from microagent.agent.metrics import Metrics, Tally
-from microagent.agent.peers import listen
+from microagent.agent.peers import listen, uid_of
+from microagent.agent.undo import cancelled
 from microagent.audit.reader import Filter
 from microagent.audit.tail import Tail
 from microagent.errors import HostError
@@ -24,6 +27,9 @@ from microagent.workspace.store import EGRESS
 log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds; eight files of 64 MiB cannot be filled meanwhile
+# At once, of each user; on a loopback address of all together, since nothing there says whose a connection is.
+_CONNECTIONS = 64
+_ANYBODY = -1
 
 
 @asynccontextmanager
@@ -40,22 +46,25 @@ async def serving_metrics(fleet: Fleet, config: Config, group: int | None) -> As
     app = web.Application()
 
     async def answer(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        # Nothing else runs meanwhile, however many ask.
+        if readers.page is None:
+            readers.page = generate_latest(registry)
+        return web.Response(body=readers.page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app.add_routes([web.get("/metrics", answer)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     readers = _Readers(fleet, metrics)
     await asyncio.to_thread(readers.look, skip_what_is_there=True)
-    counting = asyncio.create_task(_count(readers))
-    try:
-        await _start(runner, config.metrics, group)
+    async with AsyncExitStack() as last:
+        last.callback(readers.close)
+        last.push_async_callback(runner.cleanup)
+        last.push_async_callback(cancelled, asyncio.create_task(_count(readers)))
+        assert runner.server is not None  # noqa: S101  (setup made it)
+        sock, who = _listen(config.metrics, group)
+        last.callback(sock.close)
+        last.push_async_callback(cancelled, asyncio.create_task(keep_door(sock, runner.server, who, _CONNECTIONS)))
         yield
-    finally:
-        counting.cancel()
-        await asyncio.wait([counting])
-        await runner.cleanup()
-        readers.close()
 
 
 class _Readers:
@@ -65,6 +74,8 @@ class _Readers:
         self._fleet = fleet
         self._metrics = metrics
         self._tails: dict[str, tuple[object, Tail]] = {}
+        # What is answered until the figures are new; None: nobody has asked since.
+        self.page: bytes | None = None
 
     def look(self, *, skip_what_is_there: bool = False) -> None:
         """Counts what is new, in a worker thread."""
@@ -83,6 +94,7 @@ class _Readers:
             for record in tail.records():
                 tally.add(record)
         self._metrics.running = frozenset(name for name, supervisor in here.items() if supervisor.live)
+        self.page = None
 
     def close(self) -> None:
         """Closes the files."""
@@ -99,14 +111,14 @@ async def _count(readers: _Readers) -> None:
             log.warning("metrics wait: %s", error)
 
 
-async def _start(runner: web.AppRunner, address: str, group: int | None) -> None:
-    site: web.BaseSite
+def _listen(address: str, group: int | None) -> tuple[socket.socket, Callable[[socket.socket], int]]:
+    """Where it is asked, and who asks; HostError when it cannot listen there."""
     if address.startswith("/"):
-        site = web.SockSite(runner, listen(Path(address), group))
-    else:
-        host, _, port = address.rpartition(":")
-        site = web.TCPSite(runner, host.strip("[]"), int(port))
+        return listen(Path(address), group), uid_of
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:
-        await site.start()
+        sock = socket.create_server((host.strip("[]"), int(port)), family=family)
     except OSError as error:
         raise HostError(f"cannot serve metrics on {address}: {error.strerror or error}") from error
+    return sock, lambda _: _ANYBODY

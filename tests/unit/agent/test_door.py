@@ -21,13 +21,12 @@ class Greeter(asyncio.Protocol):
         transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
 
 
-async def test_who_has_too_many_connections_gets_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_EACH", MOST)
+async def test_who_has_too_many_connections_gets_no_more(tmp_path: Path) -> None:
     place = tmp_path / "sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place))
         listener.listen()
-        keeping = asyncio.create_task(door.keep_door(listener, Greeter))
+        keeping = asyncio.create_task(door.keep_door(listener, Greeter, each=MOST))
         open_ones = [await asyncio.open_unix_connection(place) for _ in range(MOST)]
         for reader, _ in open_ones:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from tests.unit.agent.test_agent import Agent
+from tests.waiting import wait_for
 
 from microagent.agent.metrics import Metrics, Tally
 from microagent.api.client import call
@@ -138,3 +140,35 @@ def test_prometheus_scrapes_an_agent() -> None:
                 result = answer["data"]["result"]
             assert result[0]["value"][1] == "9"
             assert promtool_says(get(f"http://127.0.0.1:{port}/metrics")) == ""
+
+
+class Measured(Agent):
+    """An agent that says its figures on a loopback port."""
+
+    def spawn(self) -> "subprocess.Popen[str]":
+        self.port = free_port()
+        with (self.home / "agent.yaml").open("a") as config:
+            config.write(f"metrics: 127.0.0.1:{self.port}\n")
+        return super().spawn()
+
+
+@pytest.mark.kernel
+def test_whoever_asks_for_figures_has_so_many_connections_and_no_more(tmp_path: Path) -> None:
+    """Every local user may: without a bound, any of them could take all descriptors that the agent may have."""
+    agent = Measured(tmp_path)
+    try:
+        descriptors = Path(f"/proc/{agent.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        taken = [socket.create_connection(("127.0.0.1", agent.port)) for _ in range(200)]
+        for refused in taken[64:]:
+            refused.settimeout(10)
+            assert refused.recv(1) == b""
+        assert len(list(descriptors.iterdir())) <= before + 65
+        taken[0].sendall(b"GET /metrics HTTP/1.1\r\nHost: agent\r\n\r\n")
+        assert taken[0].recv(15) == b"HTTP/1.1 200 OK"
+        for one in taken:
+            one.close()
+        wait_for(lambda: len(list(descriptors.iterdir())) == before)
+        assert promtool_says(get(f"http://127.0.0.1:{agent.port}/metrics")) == ""
+    finally:
+        agent.stop()
