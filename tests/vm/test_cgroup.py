@@ -17,8 +17,8 @@ _BODY = '''
 import subprocess, sys
 from pathlib import Path
 groups = Cgroups.open("microagent")
-groups.create("w", {"guest": Bounds(64, 20, 1), "mediator": Bounds(64, 5)})
-groups.create("w", {"guest": Bounds(64, 20, 1), "mediator": Bounds(64, 5)})
+groups.create("w", {"guest": Bounds(64, 20, 1), "mediator": Bounds(64, 5, 2)})
+groups.create("w", {"guest": Bounds(64, 20, 1), "mediator": Bounds(64, 5, 2)})
 root = next(Path(l.split()[1]) for l in open("/proc/self/mounts") if l.split()[2] == "cgroup2") / "microagent"
 
 def bounded(role, command):
@@ -38,7 +38,7 @@ groups.enter("w", "mediator", sleeper.pid)
 groups.remove("w")
 groups.remove("w")
 print("killed", sleeper.wait())
-groups.create("w", {"guest": Bounds(64, 20)})
+groups.create("w", {"guest": Bounds(64, 20, 1)})
 groups.enter("w", "guest", sleeper.pid)
 groups.remove("w")
 groups.close()
@@ -54,7 +54,7 @@ def test_memory_processes_and_cpu_are_bounded_and_nothing_is_left(lab: Lab) -> N
         "fits 0",
         "too much -9",
         "forks True",
-        "cpu 100000 100000 max 100000",
+        "cpu 100000 100000 200000 100000",
         "killed -9",
         "left False",
     ], done.stderr

@@ -139,7 +139,7 @@ def test_guest_and_mediator_are_bounded(machine: Machine) -> None:
         return machine.run(f"cd {GROUPS}/{role}; cat memory.max pids.max cpu.max").splitlines()
 
     assert bounds("guest") == [str((128 + 1536) << 20), "512", "100000 100000"]
-    assert bounds("mediator") == [str(1536 << 20), "8", "max 100000"]
+    assert bounds("mediator") == [str(1536 << 20), "8", "100000 100000"]
     before = processes(machine)
     for role, pid in before.items():
         assert str(pid) in machine.run(f"cat {GROUPS}/{role}/cgroup.procs").split()
@@ -159,7 +159,7 @@ def test_guest_and_mediator_are_bounded(machine: Machine) -> None:
         return int(machine.run(f"awk '/nr_throttled/ {{print $2}}' {GROUPS}/{role}/cpu.stat"))
 
     assert throttled("guest") > 0
-    assert throttled("mediator") == 0
+    assert throttled("mediator") > 0
 
     much = "exec python3 -c 'bytearray(1600 << 20)'"
     assert machine.ask(much)[0] == 0

@@ -52,8 +52,8 @@ _QEMU_MIB = 1536
 _BOOTS = 4
 # CPUs, and up to 64 workers that wait for the disk.
 _QEMU_THREADS = 512
-# 1024 connections with half a megabyte waiting each way; it never forks.
-_MEDIATOR = Bounds(memory_mib=1536, processes=8)
+# 1024 connections with half a megabyte waiting each way; it is one thread, and never forks.
+_MEDIATOR = Bounds(memory_mib=1536, processes=8, cpus=1)
 
 
 @dataclass

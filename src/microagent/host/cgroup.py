@@ -21,11 +21,11 @@ _KILL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the processes of one group may take together; `cpus` None for as many as there are."""
+    """What the processes of one group may take together."""
 
     memory_mib: int
     processes: int
-    cpus: int | None = None
+    cpus: int
 
 
 class Cgroups:
@@ -66,8 +66,7 @@ class Cgroups:
                 # All or nothing: half a guest is of no use.
                 (group / "memory.oom.group").write_text("1")
                 (group / "pids.max").write_text(str(bound.processes))
-                quota = "max" if bound.cpus is None else str(bound.cpus * _PERIOD)
-                (group / "cpu.max").write_text(f"{quota} {_PERIOD}")
+                (group / "cpu.max").write_text(f"{bound.cpus * _PERIOD} {_PERIOD}")
         except OSError as error:
             raise HostError(f"cannot bound workspace {workspace} in {one}: {error.strerror}") from error
 
