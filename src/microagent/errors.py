@@ -51,7 +51,7 @@ class HostError(MicroagentError):
     """This machine cannot do what was asked: something is missing, full, or not permitted."""
 
 
-SPACE = "free some space below state_dir (/var/lib/microagent), or delete workspaces"
+SPACE = "free some space below state_dir (/var/lib/microagent by default), or delete workspaces"
 _SHORT = {
     errno.EMFILE: "the agent has no descriptors left: raise LimitNOFILE= of its unit (`ulimit -n` for one by hand)",
     errno.ENFILE: "the machine has no descriptors left: raise fs.file-max",

@@ -196,7 +196,7 @@ async def _run(request: web.Request, attached: Attached) -> None:
 
     async def work() -> None:
         nonlocal supervisor
-        supervisor = await request.app[FLEET].create(spec, caller_of(request), make=make)
+        supervisor = await request.app[FLEET].create(spec, caller_of(request), make=make, commanded=True)
         life = await supervisor.start(attached.show, on_terminal=terminal is not None)
         await attached.tell({"type": "started", "name": spec.name})
         if terminal is None:

@@ -40,6 +40,7 @@ from microagent.policy.parse import entries_to_json
 from microagent.workspace.egress import Egress
 from microagent.workspace.files import ensure_directory
 from microagent.workspace.record import Record
+from microagent.workspace.spec import WorkspaceSpec
 from microagent.workspace.store import EGRESS, OVERLAY
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ async def bring_up(services: Services, record: Record, sink: Sink | None, undo: 
         await make_overlay(overlay, record.spec.disk_mib)
 
     network, keeper = await build(services, record, undo)
-    argv = _argv(record, image)
+    argv = argv_of(record.spec, image)
     spec = _guest_spec(services, record, image, argv, network)
     for left in reversed(range(_BOOTS)):
         guest = await acquire(undo, start_guest(spec), end_guest)
@@ -226,9 +227,8 @@ def own_endpoints(config: Config) -> tuple[str, ...]:
     return (config.metrics,) if config.metrics and not config.metrics.startswith("/") else ()
 
 
-def _argv(record: Record, image: Image) -> list[str]:
+def argv_of(spec: WorkspaceSpec, image: Image) -> list[str]:
     """The workspace's command, empty when its guest idles."""
-    spec = record.spec
     return [*spec.entrypoint, *spec.command] if spec.entrypoint else image.config.argv(list(spec.command))
 
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from datetime import UTC, datetime
 
+from microagent.agent.bringup import argv_of
 from microagent.agent.services import Services
 from microagent.agent.supervisor import Supervisor
 from microagent.audit.record import timestamp
@@ -36,13 +37,20 @@ class Fleet:
             raise HostError(f"workspace {name} was not there when the agent started", "restart the agent")
         return self._all[name]
 
-    async def create(self, spec: WorkspaceSpec, caller: Caller, *, make: bool = True) -> Supervisor:
+    async def create(
+        self, spec: WorkspaceSpec, caller: Caller, *, make: bool = True, commanded: bool = False
+    ) -> Supervisor:
         """Makes a workspace, with its image at hand and a CA of its own.
 
-        `caller` must be able to read an image that is a file; with `make` false one that is not at hand is an error.
+        `caller` must be able to read an image that is a file; with `make` false one that is not at hand is an error,
+        and with `commanded` a guest that would idle.
         """
         self.check_new(spec)
         image = await self.services.images.resolve(spec.image, caller, make=make)
+        if commanded and not argv_of(spec, image):
+            raise ApiError(
+                "invalid", f"the image {spec.image} has no command of its own", "microagent run IMAGE COMMAND"
+            )
         # That may have taken long.
         self.check_new(spec)
         now = datetime.now(UTC)

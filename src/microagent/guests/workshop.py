@@ -174,7 +174,9 @@ class Workshop:
         reserve = min(self.bounds.reserve_bytes, room.f_blocks * room.f_frsize // self.bounds.reserve_parts)
         if room.f_bavail * room.f_frsize < reserve:
             what = f"the image does not fit: less than {size_text(reserve)}B of the disk would stay free"
-            raise HostError(what, "free some space below state_dir (/var/lib/microagent): microagent image ls")
+            raise HostError(
+                what, "free some space below state_dir (/var/lib/microagent by default): microagent image ls"
+            )
 
     def _check_size(self, size: int, files: int) -> None:
         if size > self.bounds.image_bytes:

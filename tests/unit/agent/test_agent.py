@@ -244,6 +244,20 @@ def test_an_attached_run_that_cannot_start_is_an_error_and_gone(agent: Agent) ->
     assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
+@pytest.mark.parametrize("terminal", [(), ("-t",)])
+def test_a_run_without_any_command_is_an_error(agent: Agent, terminal: tuple[str, ...]) -> None:
+    """A guest that idles would print nothing, and never end."""
+    done = agent.microagent("run", *terminal, "tiny")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2:] == [
+        "error: the image tiny has no command of its own",
+        "hint: microagent run IMAGE COMMAND",
+    ]
+    assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
+    # Where something else may be run in it later, there need not be one.
+    agent.create("a")
+
+
 def test_a_websocket_that_asks_nothing_is_told_so(agent: Agent) -> None:
     async def talk() -> Any:
         async with Client(agent.socket) as client, client.websocket(RUN) as websocket:
