@@ -42,8 +42,8 @@ class Timer:
         self.owner = owner
 
     def cancel(self) -> None:
-        """Do not call."""
-        self.callback = None
+        """Do not call. What it would have called, and for whom, may go at once: its time may come much later."""
+        self.callback = self.owner = None
 
 
 class Reactor:
