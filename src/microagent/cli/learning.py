@@ -10,6 +10,7 @@ import click
 from microagent.cli.agent_call import ask, with_agent
 from microagent.cli.egress_options import read_policy
 from microagent.cli.output import Settings, json_option, say, say_json, table
+from microagent.errors import ApiError
 
 if TYPE_CHECKING:
     from microagent.decision.engine import Engine
@@ -38,7 +39,7 @@ def suggest(settings: Settings, name: str) -> None:
     """Print the smallest policy file that would have allowed, in strict mode, what NAME was allowed."""
     from microagent.decision.suggest import suggest as suggest_file
 
-    engine = engine_of(stored_egress(settings, name))
+    engine = engine_of(_recorded_egress(settings, name))
     text = suggest_file(_records(settings, name), engine.host_addresses, engine.extra_private)
     if settings.json:
         say_json({"name": name, "policy": text})
@@ -62,7 +63,7 @@ def replay(settings: Settings, name: str, file: str, mode: str) -> None:
 
     tried = {"mode": Mode.parse(mode).value, "entries": entries_to_json(read_policy(file))}
     # Of this host, with addresses of its own and what its operator calls private, another policy changes nothing.
-    engine = engine_of(stored_egress(settings, name) | tried)
+    engine = engine_of(_recorded_egress(settings, name) | tried)
     outcome = ask_again(_records(settings, name), engine)
     if settings.json:
         changes = [{**asdict(change), "count": count} for change, count in outcome.changes]
@@ -83,6 +84,15 @@ def stored_egress(settings: Settings, name: str) -> dict[str, Any]:
     from microagent.api.names import checked_name
 
     egress: dict[str, Any] = ask(settings, "GET", workspace_path(checked_name(name), "policy"))
+    return egress
+
+
+def _recorded_egress(settings: Settings, name: str) -> dict[str, Any]:
+    """The same, of a workspace that has a record; an empty one would look as if nothing had been asked for."""
+    egress = stored_egress(settings, name)
+    if egress["mode"] == "off":
+        what = f"the egress of {name} is off: there is no record to learn from"
+        raise ApiError("conflict", what, "run it once with --egress guarded")
     return egress
 
 

@@ -316,6 +316,18 @@ def test_a_terminal_that_is_not_utf_8_is_served(agent: Agent) -> None:
         assert f"tls {dot} name_not_listed" in done.stdout
 
 
+def test_a_workspace_without_a_record_teaches_nothing(agent: Agent, tmp_path: Path) -> None:
+    agent.create("a", egress={"mode": "off", "entries": []})
+    agent.create("b", egress={"mode": "guarded", "entries": []})
+    policy = tmp_path / "p.yaml"
+    policy.write_text("allow: []\n")
+    for verb in (("suggest",), ("replay", "--policy", str(policy))):
+        done = agent.microagent("policy", *verb, "a")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: the egress of a is off: there is no record to learn from\nhint: ")
+        assert agent.microagent("policy", *verb, "b").returncode == 0
+
+
 def test_an_id_that_is_none_explains_nothing(agent: Agent) -> None:
     agent.create("a")
     log_of(agent, "a").write_text(record(1, "h.test"))
