@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 
 from microagent.audit.record import timestamp
@@ -10,7 +11,8 @@ from microagent.audit.record import timestamp
 def log_to_stderr(*, as_json: bool) -> None:
     """From now on, all that is said from INFO on."""
     handler = logging.StreamHandler()
-    people = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s", "%FT%T")
+    people = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%FT%T")
+    people.converter = time.gmtime  # as records have it
     handler.setFormatter(_Objects() if as_json else people)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

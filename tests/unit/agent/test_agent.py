@@ -529,17 +529,24 @@ def test_a_second_agent_refuses(agent: Agent) -> None:
     assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
+def configured(place: Path, **settings: object) -> Path:
+    """A configuration for an agent with all its files in `place`."""
+    paths = {"state_dir": place / "state", "run_dir": place / "run", "socket": place / "run" / "agent.sock"}
+    file = place / "agent.yaml"
+    file.write_text(json.dumps({key: str(path) for key, path in paths.items()} | settings))
+    return file
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [(b"hello", "not PEM certificates"), (b"\xff", "not PEM certificates"), (None, "No such file or directory")],
 )
 def test_roots_that_are_none_are_named(tmp_path: Path, content: bytes | None, what: str) -> None:
     """The mediators' parent, which loads them, could only say that it is gone."""
-    roots, config = tmp_path / "roots.pem", tmp_path / "agent.yaml"
+    roots = tmp_path / "roots.pem"
     if content is not None:
         roots.write_bytes(content)
-    places = {"state_dir": tmp_path / "state", "run_dir": tmp_path / "run", "socket": tmp_path / "run" / "agent.sock"}
-    config.write_text(json.dumps({**{key: str(path) for key, path in places.items()}, "upstream_ca": [str(roots)]}))
+    config = configured(tmp_path, upstream_ca=[str(roots)])
     command = [sys.executable, "-m", "microagent.cli", "agent", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2, done.stderr
@@ -550,11 +557,21 @@ def test_roots_that_are_none_are_named(tmp_path: Path, content: bytes | None, wh
     assert done.stderr.endswith("hint: list files of PEM certificates\n")
 
 
+def test_the_log_has_the_time_that_records_have(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "microagent.cli", "agent", "--config", str(configured(tmp_path))]
+    elsewhere = {**os.environ, "TZ": "XST-9"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=elsewhere) as agent:
+        assert agent.stderr is not None
+        ready = next(line for line in agent.stderr if " ready " in line)
+        agent.terminate()
+        agent.communicate()
+    said = datetime.fromisoformat(ready.split()[0])
+    assert said.tzinfo == UTC
+    assert abs(datetime.now(UTC) - said) < timedelta(minutes=5)
+
+
 def test_an_agent_under_json_logs_objects(tmp_path: Path) -> None:
-    places = {"state_dir": tmp_path / "state", "run_dir": tmp_path / "run", "socket": tmp_path / "run" / "agent.sock"}
-    config = tmp_path / "agent.yaml"
-    config.write_text(json.dumps({key: str(path) for key, path in places.items()}))
-    command = [sys.executable, "-m", "microagent.cli", "--json", "agent", "--config", str(config)]
+    command = [sys.executable, "-m", "microagent.cli", "--json", "agent", "--config", str(configured(tmp_path))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         assert agent.stderr is not None
         lines = []
