@@ -46,9 +46,13 @@ async def description(_: web.Request) -> web.Response:
 
 async def index(request: web.Request) -> web.Response:
     """All workspaces."""
-    everything = [brief(supervisor) for supervisor in request.app[FLEET].all()]
-    answer: messages.Index = {"workspaces": everything}
-    return web.json_response(answer)
+    everything = request.app[FLEET].all()
+
+    def written() -> str:
+        # One by one: Python does nothing else while it writes one piece of JSON, and a policy may have ten megabytes.
+        return f'{{"workspaces": [{", ".join(json.dumps(brief(supervisor)) for supervisor in everything)}]}}'
+
+    return web.Response(text=await in_turn(request, written), content_type="application/json")
 
 
 async def create(request: web.Request) -> web.Response:

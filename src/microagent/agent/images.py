@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from microagent.agent.handlers import FLEET, caller_of, json_body
+from microagent.agent.handlers import FLEET, caller_of, in_turn, json_body
 from microagent.api.errors import to_json
 from microagent.api.reference import Reference, is_loopback, parse_image
 from microagent.errors import ApiError, MicroagentError, host_error
@@ -38,7 +38,8 @@ async def index(request: web.Request) -> web.Response:
             "builtin": one.builtin,
             "used_by": fleet.users_of(one.digest) if one.digest else [],
         }
-        for one in fleet.services.images.listing()
+        # Of each image its configuration is read, which may have megabytes.
+        for one in await in_turn(request, fleet.services.images.listing)
     ]
     return web.json_response({"images": found})
 
