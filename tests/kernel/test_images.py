@@ -18,15 +18,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.servers.images import build, device, directory, file, link, write_layer
 
+from microagent.api.reference import Kind, Local
 from microagent.errors import ApiError, HostError
 from microagent.guests.caller import ROOT, Caller, acting_as
 from microagent.guests.image import ImageStore
+from microagent.guests.local import inspect
 from microagent.guests.workshop import UNPACKING, Bounds, Step, open_workshop, unheard
 
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio]
@@ -221,6 +226,32 @@ async def test_where_a_link_leads_is_for_its_reader_to_find_out(store: ImageStor
     (place / "layout/blobs").symlink_to("../blobs")
     image = await store.resolve(f"oci:{place}/layout:v1", SOMEBODY)
     assert inside(image.rootfs, "cat /hello") == "world"
+
+
+async def test_a_link_that_is_changed_meanwhile_tells_nothing_of_what_is_where(place: Path) -> None:
+    """Between a look with its caller's rights and one with root's."""
+    private = place / "private"
+    private.mkdir(mode=0o700)
+    (private / "file").write_text("secret")
+    link, over = place / "link", threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            for target in (place / "nothing", private / "file"):
+                (place / "next").symlink_to(target)
+                (place / "next").rename(link)
+
+    changing = threading.Thread(target=change, daemon=True)
+    changing.start()
+    told: Counter[str] = Counter()
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        with pytest.raises(ApiError) as error:
+            inspect(Local(Kind.ROOTFS_OR_LAYOUT, str(link)), SOMEBODY)
+        told[error.value.code] += 1
+    over.set()
+    changing.join()
+    assert told.keys() == {"forbidden", "not_found"}, told
 
 
 async def test_a_link_in_the_place_of_a_layer_is_not_followed_by_root(

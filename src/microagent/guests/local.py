@@ -64,6 +64,8 @@ def inspect(local: Local, caller: Caller) -> Rootfs | Layout | Archive:
             before, colon, tag = local.path.rpartition(":")
             if colon and (Path(before) / "oci-layout").exists():
                 return _layout(Path(before), tag, caller)
+            if path.exists():
+                raise ApiError("invalid", f"{local.path} is no directory", _HINT)
     except Malformed as error:
         raise ApiError("failed", f"the image {str(local)!r} cannot be read: {error.what}", error.hint) from error
     except PermissionError as error:
@@ -73,8 +75,6 @@ def inspect(local: Local, caller: Caller) -> Rootfs | Layout | Archive:
         raise ApiError("not_found", f"there is no {error.filename or local.path}", _HINT) from error
     except OSError as error:
         raise HostError(f"the image {str(local)!r} cannot be read: {error}") from error
-    if path.exists():
-        raise ApiError("invalid", f"{local.path} is no directory", _HINT)
     raise ApiError("not_found", f"there is no directory {local.path}", _HINT)
 
 
