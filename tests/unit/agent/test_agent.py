@@ -1,20 +1,23 @@
 """A real agent process on a socket of its own: everything that needs no running guest."""
 
 import asyncio
+import fcntl
 import json
 import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from tests.strangers import as_user
@@ -301,6 +304,28 @@ def test_output_that_cannot_be_written_is_no_traceback(agent: Agent, arguments: 
         env = {**os.environ, "MICROAGENT_SOCKET": str(agent.socket)}
         done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
         assert done.stderr in [f"{stderr}code {code}\n" for code in codes], redirection
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_in_the_middle_of_a_write_is_noticed(agent: Agent, unbuffered: str) -> None:
+    agent.create("a")
+    # One write, that does not fit.
+    (agent.state / "workspaces" / "a" / "console.log").write_text("said\n" * 1000)
+    command = [sys.executable, "-m", "microagent.cli", "logs", "a", "--console"]
+    env = {**os.environ, "MICROAGENT_SOCKET": str(agent.socket), "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, bufsize=0, pipesize=4096) as shown:
+        assert shown.stdout is not None
+        wait_for(lambda: waiting(shown.stdout) == 4096)
+        assert shown.stdout.read(5) == b"said\n"
+        shown.stdout.close()
+    assert shown.returncode == 128 + signal.SIGPIPE
+
+
+def waiting(pipe: IO[bytes] | None) -> int:
+    """How many bytes are in a pipe."""
+    assert pipe is not None
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def test_a_terminal_that_is_not_utf_8_is_served(agent: Agent) -> None:
