@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from unittest.mock import patch
 
+import dns.message
+import dns.query
 from pyroute2 import IPRoute
 from tests.kernel.workspace import UID, Room
 
@@ -41,6 +43,7 @@ HOST: Final = "203.0.113.2"
 HOST_FOR_CLIENT: Final = "198.51.100.1"
 CLIENT: Final = "198.51.100.2"
 BULK: Final = 1 << 30
+_TTL: Final = 3600
 
 _NGINX = """
 worker_processes 1;
@@ -117,12 +120,12 @@ class Rig:
         self.wait(self.far, UPSTREAM, 443)
 
     def _names(self, undo: ExitStack) -> None:
-        """The one name there is, for dnsmasq at the far end and for clients that ask nobody."""
+        """The one name there is, for dnsmasq at the far end and for clients that do not ask each time."""
         self.hosts = self.directory / "hosts"
         self.hosts.write_text(f"{UPSTREAM} {NAME}\n")
-        record = f"--address=/{NAME}/{UPSTREAM}"
+        record = f"--address=/{NAME}/{UPSTREAM}", f"--local-ttl={_TTL}"
         self.start(
-            undo, self.far, "dnsmasq", "-k", "-R", "-h", "-C", "/dev/null", record, "-a", UPSTREAM, "--user=root"
+            undo, self.far, "dnsmasq", "-k", "-R", "-h", "-C", "/dev/null", *record, "-a", UPSTREAM, "--user=root"
         )
 
     def start(self, undo: ExitStack, where: Namespace, *command: str) -> "subprocess.Popen[bytes]":
@@ -222,6 +225,8 @@ class Guest:
         self.pid = mediator.pid
         network.raise_tap()
         self.namespace.run(guest_card)
+        # Every client asks where its server is; those of the figures do so once, as they would with a pool.
+        self.namespace.run(lambda: dns.query.udp(dns.message.make_query(NAME, "A"), str(GATEWAY.ip), timeout=10))
 
 
 def guest_card() -> None:

@@ -33,7 +33,7 @@ def _peer(rig: Rig, name: str) -> Figures:
 
 def _ours(rig: Rig, *, passthrough: bool) -> Figures:
     with Guest(rig, allow=[] if passthrough else [NAME], passthrough=[NAME] if passthrough else []) as guest:
-        # Everything is decided and recorded: the name has to be leased first, as any client would have it.
+        # Everything is decided and recorded.
         figures = _measure("ours", rig, guest.namespace, [guest.pid])
         events = [json.loads(line)["event"] for line in guest.log.read_text().splitlines()]
     served = sum(1 for _ in (rig.directory / "requests.log").open())
