@@ -100,7 +100,7 @@ class Client:
 
     def _unreachable(self, error: aiohttp.ClientConnectorError) -> ApiError:
         if isinstance(error.os_error, PermissionError):
-            hint = "run it as root, or join the group microagent"
+            hint = "run it as root, or join the group microagent (usermod -aG microagent NAME, as root) and log in anew"
             return ApiError("forbidden", f"you may not use the agent on {self._socket}", hint)
         return NoAgent(self._socket)
 

@@ -51,7 +51,7 @@ def test_members_may_use_the_agent_and_strangers_may_not(agent: Agent) -> None:
     for strangers in ((), (GID + 1,)):
         code, output, errors = cli(agent, "ps", groups=strangers)
         assert (code, output) == (1, "")
-        assert f"group {GROUP}" in errors
+        assert f"join the group {GROUP} (usermod -aG {GROUP} NAME, as root) and log in anew" in errors
     # The kernel keeps them away from the socket; the agent itself asks once more who they are.
     agent.socket.chmod(0o666)
     assert "you may not use this agent" in cli(agent, "ps")[2]
