@@ -60,9 +60,8 @@ def _group() -> Finding:
     try:
         return Finding("group", True, f"{GROUP} has gid {grp.getgrnam(GROUP).gr_gid}", required=False)
     except KeyError:
-        return Finding(
-            "group", False, f"no group {GROUP}: root alone may use the agent", f"groupadd --system {GROUP}", False
-        )
+        fix = f"groupadd --system {GROUP}, and start the agent anew"
+        return Finding("group", False, f"no group {GROUP}: root alone may use the agent", fix, False)
 
 
 def _tried(name: str, check: Callable[[], str], *, required: bool = True) -> Finding:
