@@ -78,7 +78,8 @@ def export(settings: Settings, name: str, output: str | None) -> None:
 
 
 def _opened(output: str) -> IO[bytes]:
-    return sys.stdout.buffer if output == "-" else Path(output).open("wb")
+    # Its end is not standard output's.
+    return open(sys.stdout.fileno(), "wb", closefd=False) if output == "-" else Path(output).open("wb")
 
 
 def _of_workspace(settings: Settings, name: str) -> dict[str, Any]:

@@ -369,6 +369,14 @@ def test_an_export_says_where_it_is_and_what_is_none_is_said(agent: Agent, tmp_p
     for place, why in (("/dev/full", "No space left on device"), (f"{tmp_path}/none/a", "No such file or directory")):
         done = agent.microagent("audit", "export", "a", "-o", place)
         assert (done.returncode, done.stderr) == (1, f"error: cannot write {place}: {why}\n")
+    for unbuffered in ("", "1"):
+        env = {**os.environ, "MICROAGENT_SOCKET": str(agent.socket), "PYTHONUNBUFFERED": unbuffered}
+        command = [sys.executable, "-m", "microagent.cli", "audit", "export", "a", "-o", "-"]
+        piped = subprocess.run(command, env=env, capture_output=True, check=False)
+        assert (piped.returncode, piped.stderr, len(piped.stdout)) == (0, b"", file.stat().st_size)
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "error: cannot write -: No space left on device\n")
     (tmp_path / "cut.tar").write_bytes(file.read_bytes()[:700])
     (tmp_path / "b.tar").write_text("something else")
     for name in ("cut.tar", "b.tar"):
