@@ -43,9 +43,13 @@ class Process:
         """Whether it is alive as this user, and in all of its ids, with a program of that name."""
         try:
             executed = Path(f"/proc/{self.pid}/exe").readlink().name.removesuffix(" (deleted)")
-            return executed == program and set(self._status("Uid").split()) == {str(uid)} and self.alive()
+            return executed == program and self.uids() == {uid} and self.alive()
         except OSError:
             return False
+
+    def uids(self) -> set[int]:
+        """Whose it is, in all of its ids; ProcessLookupError when it has ended."""
+        return set(map(int, self._status("Uid").split()))
 
     def wait(self) -> None:
         """Returns when it has ended."""

@@ -18,6 +18,7 @@ from microagent.api.lines import connect
 from microagent.errors import HostError
 from microagent.guests.qemu import WORKSPACE_VARIABLE
 from microagent.host import netns
+from microagent.workspace.store import FIRST_UID
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ def _guests(place: Path) -> list[Process]:
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 process = Process.of(int(entry.name))
-                if wanted in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                # Anybody may have such a variable, in a process that no signal ends. Guests begin as root.
+                ours = all(uid == 0 or uid >= FIRST_UID for uid in process.uids())
+                if ours and wanted in Path(entry.path, "environ").read_bytes().split(b"\0"):
                     found.append(process)
     return found
