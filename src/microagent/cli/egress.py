@@ -8,6 +8,7 @@ import click
 
 from microagent.cli.agent_call import with_agent
 from microagent.cli.output import Settings, json_option, say, say_json
+from microagent.cli.whole_number import WholeNumber
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ _BEGINS_WITH = 200
 @click.option("--event", metavar="EVENT", help="Only this event, such as egress_dns_deny.")
 @click.option("--host", metavar="PATTERN", help="Only hosts that match, such as .example.org or '10.*'.")
 @click.option("--since", metavar="TIME", help="The last 90s, 10m, 2h30m; or since 15:04, 2026-01-31 (UTC).")
-@click.option("--limit", type=click.IntRange(0), metavar="N", help="Only the last N of what is there.")
+@click.option("--limit", type=WholeNumber(0), metavar="N", help="Only the last N of what is there.")
 @click.option("--id", "ident", metavar="ID", help="Explain the decision with this id.")
 @json_option
 @click.pass_obj

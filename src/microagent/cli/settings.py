@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from microagent.api.limits import CPUS, DISK_MIB, MEMORY_MIB
+from microagent.cli.whole_number import WholeNumber
 from microagent.errors import ApiError, PolicyError, Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,29 +27,20 @@ _KEYS = {
 }
 
 
-class _Within(click.IntRange):
-    def __init__(self, allowed: range, of: str = "") -> None:
-        super().__init__(allowed[0], allowed[-1])
-        self._wanted = f"a whole number{of} from {allowed[0]} to {allowed[-1]}"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As any IntRange, but what is wrong is said as it is of a file's settings."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"{value!r} is not {self._wanted}", param, ctx)
+def _within(allowed: range, of: str = "") -> WholeNumber:
+    return WholeNumber(allowed[0], allowed[-1], of)
 
 
 _OPTIONS = (
     click.option("-e", "--env", multiple=True, metavar="K=V", help="Set a variable; K alone passes yours on."),
     click.option(
-        "--memory", "memory_mib", type=_Within(MEMORY_MIB, " of MiB"), metavar="MiB", help="Memory (default 1024)."
+        "--memory", "memory_mib", type=_within(MEMORY_MIB, "MiB"), metavar="MiB", help="Memory (default 1024)."
     ),
-    click.option("--cpus", type=_Within(CPUS), metavar="N", help="Processors (default 1)."),
+    click.option("--cpus", type=_within(CPUS), metavar="N", help="Processors (default 1)."),
     click.option(
         "--disk",
         "disk_mib",
-        type=_Within(DISK_MIB, " of MiB"),
+        type=_within(DISK_MIB, "MiB"),
         metavar="MiB",
         help="What it may write (default 16384).",
     ),

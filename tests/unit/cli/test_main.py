@@ -160,6 +160,13 @@ def test_a_size_that_cannot_be_names_its_flag(flag: str, value: str, wanted: str
         assert done.stderr.splitlines()[0].endswith(f"'{flag}': {value!r} is not {wanted}")
 
 
+@pytest.mark.parametrize("value", ["ten", "-1"])
+def test_a_limit_is_a_whole_number(value: str) -> None:
+    done = microagent("egress", "a", "--limit", value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].endswith(f"'--limit': {value!r} is not a whole number from 0")
+
+
 def test_options_of_a_command_want_two_hyphens_before_it() -> None:
     done = microagent("create", "a", "--image", "base", "sh", "-c", "true")
     assert (done.returncode, done.stdout) == (2, "")
