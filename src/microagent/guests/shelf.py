@@ -41,7 +41,7 @@ class Stored:
 
 
 class Shelf:
-    """Made and used by the one agent of a state directory, in its main thread: a call is never half done to others."""
+    """Made and used by the one agent of a state directory, changed in its main thread: nobody sees half of a change."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

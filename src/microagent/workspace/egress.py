@@ -37,6 +37,8 @@ class Egress:
 
     def without_grants(self, ended: Collection[Grant]) -> "Egress":
         """The same without the grants that have ended."""
+        if not ended:
+            return self
         live = tuple(grant for grant in self.grants if grant not in ended)
         return self if len(live) == len(self.grants) else replace(self, grants=live)
 
