@@ -34,7 +34,10 @@ _ANYBODY = -1
 
 @asynccontextmanager
 async def serving_metrics(fleet: Fleet, config: Config, group: int | None) -> AsyncIterator[None]:
-    """Serves `/metrics` where the configuration says so, else does nothing. HostError when it cannot listen.
+    """Serves `/metrics` where the configuration says so, else does nothing.
+
+    Where it cannot listen it tries again and again: any local user can have a port first, and nothing else of the
+    agent's waits for that.
 
     Counters begin at 0 with the agent, as Prometheus expects of a process: records from before are not counted.
     """
@@ -61,9 +64,10 @@ async def serving_metrics(fleet: Fleet, config: Config, group: int | None) -> As
         last.push_async_callback(runner.cleanup)
         last.push_async_callback(cancelled, asyncio.create_task(_count(readers)))
         assert runner.server is not None  # noqa: S101  (setup made it)
-        sock, who = _listen(config.metrics, group)
-        last.callback(sock.close)
-        last.push_async_callback(cancelled, asyncio.create_task(keep_door(sock, runner.server, who, _CONNECTIONS)))
+        serving = asyncio.create_task(_serve(config.metrics, group, runner.server))
+        last.push_async_callback(cancelled, serving)
+        # It may listen from the first moment on, as the rest does.
+        await asyncio.sleep(0)
         yield
 
 
@@ -111,14 +115,25 @@ async def _count(readers: _Readers) -> None:
             log.warning("metrics wait: %s", error)
 
 
+async def _serve(address: str, group: int | None, protocol: Callable[[], asyncio.Protocol]) -> None:
+    said = False
+    while True:
+        try:
+            sock, who = _listen(address, group)
+            break
+        except (HostError, OSError) as error:
+            if not said:
+                log.error("metrics are not served yet address=%s reason=%r", address, str(error))
+            said = True
+        await asyncio.sleep(_EVERY)
+    with sock:
+        await keep_door(sock, protocol, who, _CONNECTIONS)
+
+
 def _listen(address: str, group: int | None) -> tuple[socket.socket, Callable[[socket.socket], int]]:
-    """Where it is asked, and who asks; HostError when it cannot listen there."""
+    """Where it is asked, and who asks; HostError or OSError when it cannot listen there."""
     if address.startswith("/"):
         return listen(Path(address), group), uid_of
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    try:
-        sock = socket.create_server((host.strip("[]"), int(port)), family=family)
-    except OSError as error:
-        raise HostError(f"cannot serve metrics on {address}: {error.strerror or error}") from error
-    return sock, lambda _: _ANYBODY
+    return socket.create_server((host.strip("[]"), int(port)), family=family), lambda _: _ANYBODY

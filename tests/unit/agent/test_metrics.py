@@ -145,8 +145,10 @@ def test_prometheus_scrapes_an_agent() -> None:
 class Measured(Agent):
     """An agent that says its figures on a loopback port."""
 
+    port = 0
+
     def spawn(self) -> "subprocess.Popen[str]":
-        self.port = free_port()
+        self.port = self.port or free_port()
         with (self.home / "agent.yaml").open("a") as config:
             config.write(f"metrics: 127.0.0.1:{self.port}\n")
         return super().spawn()
@@ -169,6 +171,21 @@ def test_whoever_asks_for_figures_has_so_many_connections_and_no_more(tmp_path: 
         for one in taken:
             one.close()
         wait_for(lambda: len(list(descriptors.iterdir())) == before)
+        assert promtool_says(get(f"http://127.0.0.1:{agent.port}/metrics")) == ""
+    finally:
+        agent.stop()
+
+
+@pytest.mark.kernel
+def test_somebody_who_has_the_port_first_keeps_the_agent_from_nothing_else(tmp_path: Path) -> None:
+    class Second(Measured):
+        """An agent whose port somebody has."""
+
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        Second.port = first.getsockname()[1]
+        agent = Second(tmp_path)
+        assert agent.create("box")["state"] == "created"
+    try:
         assert promtool_says(get(f"http://127.0.0.1:{agent.port}/metrics")) == ""
     finally:
         agent.stop()
