@@ -6,24 +6,14 @@ import click
 
 from microagent.cli.agent_call import ask
 from microagent.cli.egress_options import egress_json, egress_options
+from microagent.cli.habits import MakesWorkspace
 from microagent.cli.output import Settings, json_option, say, say_json, table
 from microagent.cli.pulling import registry_option, with_image
 from microagent.cli.settings import resource_options, settings_json
 from microagent.cli.show import settings_facts
-from microagent.errors import ApiError
 
 
-class _Create(click.Command):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Flags may stand behind NAME, so those of a COMMAND would be ours; `run` and `exec` have it last."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            hint = f"{ctx.command_path} --help\nwrite -- before a COMMAND that has options"
-            raise ApiError("invalid", error.format_message(), hint) from error
-
-
-@click.command(cls=_Create)
+@click.command(cls=MakesWorkspace)
 @click.argument("name")
 @click.option("--image", metavar="IMAGE", help="What the workspace is made from.")
 @egress_options

@@ -7,6 +7,7 @@ import click
 
 from microagent.cli.agent_call import with_agent
 from microagent.cli.egress_options import egress_json, egress_options
+from microagent.cli.habits import MakesWorkspace
 from microagent.cli.output import Settings, json_option, note
 from microagent.cli.pulling import registry_option, with_image
 from microagent.cli.settings import command_words, resource_options, settings_json
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from microagent.cli.attached import Ended
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(cls=MakesWorkspace, context_settings={"allow_interspersed_args": False})
 @egress_options
 @click.option("--name", metavar="NAME", help="The workspace's name (default: a made-up one).")
 @click.option("--keep", is_flag=True, help="Keep the workspace and its record when the command has ended.")

@@ -179,6 +179,30 @@ def test_options_of_a_command_want_two_hyphens_before_it() -> None:
     assert microagent("create", "a", "--image", "base", "--", "sh", "-c", "true").returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (("-d",), "`microagent create` and `microagent start`"),
+        (("-dit",), "`microagent create` and `microagent start`"),
+        (("-v", "/a:/b"), "nothing is shared with the host"),
+        (("--volume=/a:/b",), "nothing is shared with the host"),
+        (("-p", "80:80"), "nothing can connect to a guest"),
+        (("--network", "host"), "--egress"),
+    ],
+)
+def test_what_docker_has_and_we_do_not_leads_to_what_there_is(words: tuple[str, ...], instead: str) -> None:
+    for verb in (("run", *words, "base"), ("create", "a", *words, "--image", "base")):
+        done = microagent(*verb)
+        error, usage, hint = done.stderr.splitlines()
+        assert (done.returncode, usage) == (2, f"hint: microagent {verb[0]} --help")
+        assert error.startswith("error: No such option '")
+        assert instead in hint
+
+
+def test_an_option_that_nobody_has_leads_to_the_help() -> None:
+    assert microagent("run", "--nothing", "base").stderr.splitlines()[1:] == ["hint: microagent run --help"]
+
+
 def test_a_flag_without_its_value_leads_to_the_help() -> None:
     done = microagent("run", "--memory")
     assert (done.returncode, done.stdout) == (2, "")
