@@ -246,3 +246,28 @@ def test_chrony_sets_its_clock_by_chrony(
 def _address_on_lo(address: str) -> None:
     with IPRoute() as kernel:
         kernel.addr("add", index=1, address=address, prefixlen=32)
+
+
+def test_flows_begin_at_a_limited_rate(internet: Internet, workspace: MakeWorkspace) -> None:
+    lab = workspace("guarded", limits=Limits(udp_new_flows_per_second=50))
+
+    def send_many() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for port in range(10_000, 10_400):
+                sock.sendto(b"x", (world.EVIL, port))
+
+    lab.guest.call(send_many)
+    until(lambda: len(lab.records("egress_udp_allow")) + sum(counted(lab)) == 400)
+    # They may have come in two seconds, or in three.
+    allowed = len(lab.records("egress_udp_allow"))
+    assert 50 <= allowed <= 150
+    assert len(counted(lab)) <= 3
+    assert len([one for one in internet.evidence().canary if one.dst == world.EVIL]) == allowed
+    # The next second is another one.
+    until(lambda: ask(lab) == ("", b"what time is it"))
+
+
+def counted(lab: Workspace) -> list[int]:
+    """Those that were too many."""
+    found = lab.records("egress_cap_exceeded")
+    return [record["count"] for record in found if record["limit"] == "udp_new_flows_per_second"]

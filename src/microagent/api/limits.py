@@ -31,6 +31,7 @@ class Limits:
     dns_new_names_per_minute: int = 120
     udp_idle_seconds: int = 30
     udp_flows: int = 4096
+    udp_new_flows_per_second: int = 500
     leaf_cache: int = 1024
     leaf_mints_per_second: int = 50
     connection_bytes: int = 0
@@ -70,6 +71,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "dns_new_names_per_minute": (1, 1000000),
     "udp_idle_seconds": (1, _DAY),
     "udp_flows": (1, 32768),
+    "udp_new_flows_per_second": (1, 1000000),
     "leaf_cache": (1, 65536),
     "leaf_mints_per_second": (1, 100000),
     "connection_bytes": (0, _MOST),

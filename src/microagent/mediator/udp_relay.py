@@ -24,6 +24,7 @@ from microagent.api.link import GUEST, NOTE_ADDRESS, NOTE_REFUSED, NOTE_REFUSED_
 from microagent.audit.record import Event, Record, timestamp
 from microagent.flows.udp import UdpDecision
 from microagent.mediator.channel import is_own, is_with_itself
+from microagent.mediator.rate import PerSecond
 from microagent.mediator.reactor import IN
 from microagent.mediator.services import Services
 from microagent.policy.addresses import Address
@@ -59,6 +60,8 @@ class UdpRelay:
         self._flows: OrderedDict[_Key, _Flow] = OrderedDict()  # the one that was silent longest first
         self._idents = itertools.cycle(range(1, 65536))
         self._noted: dict[Endpoint, float] = {}
+        most = services.limits.udp_new_flows_per_second
+        self._new = PerSecond(services, "udp_new_flows_per_second", most)
         self._refused = 0
         self._overflow = 0
         self._overflow_told = 0
@@ -134,6 +137,11 @@ class UdpRelay:
         decision = UdpDecision.make(services.engine, services.leases, address, key[2], services.new_id(), now)
         if services.mediated and not decision.verdict.allowed:
             self._refuse(key, decision)
+            return None
+        if services.mediated and not self._new.take():
+            # A host that tracks connections remembers each for half a minute, and so does the log for good.
+            self._refused += 1
+            self.tell_unreachable(key)
             return None
         if not services.write(decision.record()):
             return None
