@@ -99,7 +99,8 @@ def reply(query: dns.message.Message, *records: str, authority: str = "", rcode:
 
 
 def _sockets(address: str) -> tuple[socket.socket, socket.socket]:
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind((address, 53))
-    tcp = socket.create_server((address, 53))
+    (family, *_, at), *_ = socket.getaddrinfo(address, 53, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    udp.bind(at)
+    tcp = socket.create_server(at, family=family)
     return udp, tcp

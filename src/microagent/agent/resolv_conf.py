@@ -4,7 +4,9 @@ A guest has the host's search list, as a container of Docker's has. Its mediator
 that a guest's resolver puts behind a listed name is not a name that somebody asked for.
 """
 
+import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from microagent.api.link import GATEWAY
@@ -19,7 +21,9 @@ _MOST_NDOTS = 15  # glibc's own cap
 
 @dataclass(frozen=True, slots=True)
 class ResolvConf:
-    """`resolvers` are addresses; `search` are canonical names, in order; `ndots` is 1 where the host does not say."""
+    """`resolvers` are addresses, a link-local one with its interface's number (`fe80::1%2`); `search` are canonical
+    names, in order; `ndots` is 1 where the host does not say.
+    """
 
     resolvers: tuple[str, ...]
     search: tuple[str, ...] = ()
@@ -39,8 +43,9 @@ class ResolvConf:
 def read_resolv_conf(path: Path) -> ResolvConf:
     """What is in the file (resolv.conf(5)); HostError when it names no resolver, since guests could resolve nothing.
 
-    The last `search` or `domain` line counts. What is no host name in it is passed over, `.` for one, which
-    systemd-resolved writes for an empty list.
+    A nameserver that is no address is passed over, as glibc does: there is nobody to ask for it. The last `search` or
+    `domain` line counts. What is no host name in it is passed over, `.` for one, which systemd-resolved writes for an
+    empty list.
     """
     try:
         text = path.read_text(errors="replace")
@@ -51,8 +56,8 @@ def read_resolv_conf(path: Path) -> ResolvConf:
     ndots = 1
     for keyword, values in map(_words, text.split("\n")):
         match keyword:
-            case "nameserver" if values:
-                resolvers.append(values[0])
+            case "nameserver" if values and (resolver := _resolver(values[0])):
+                resolvers.append(resolver)
             case "search" | "domain":
                 search = _domains(values)
             case "options":
@@ -68,6 +73,20 @@ def _words(line: str) -> tuple[str, list[str]]:
     comment = next((i for i, word in enumerate(words) if word[0] in "#;"), len(words))
     keyword, *values = words[:comment] or [""]
     return keyword, values
+
+
+def _resolver(text: str) -> str | None:
+    """The address; None for what is none, and for one on an interface that is not there (yet)."""
+    bare, _, interface = text.partition("%")
+    try:
+        address = ip_address(bare)
+        if not interface or address.version == 4:
+            return str(address) if bare == text else None
+        # A confined mediator cannot ask for the number of a name.
+        number = int(interface) if interface.isascii() and interface.isdigit() else socket.if_nametoindex(interface)
+    except (ValueError, OSError):
+        return None
+    return f"{address}%{number}"
 
 
 def _domains(words: list[str]) -> tuple[str, ...]:

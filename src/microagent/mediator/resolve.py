@@ -128,8 +128,10 @@ class _Lookup:
         kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
         self._sock = sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
         self._received.clear()
+        # With its interface's number still in the text, Python would have it looked up, which is refused here.
+        host, _, interface = server.partition("%")
         with contextlib.suppress(BlockingIOError):
-            sock.connect((server, 53))
+            sock.connect((host, 53, 0, int(interface or 0)) if ":" in server else (host, 53))
         if tcp:
             message = struct.pack("!H", len(query)) + query
             self._reactor.watch(sock.fileno(), OUT, lambda mask: self._tcp_connected(mask, message), self)

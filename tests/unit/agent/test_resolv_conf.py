@@ -23,7 +23,21 @@ def test_resolvers(tmp_path: Path) -> None:
     assert read(tmp_path, text).resolvers == ("192.0.2.1", "2001:db8::1")
 
 
-@pytest.mark.parametrize("text", ["", "search example.org\n", "nameserver\n", "nameserver # 192.0.2.1\n"])
+def test_a_resolver_on_a_link_has_the_number_of_its_interface(tmp_path: Path) -> None:
+    text = "nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%none\nnameserver fe80::4\n"
+    assert read(tmp_path, text).resolvers == ("fe80::1%1", "fe80::2%7", "fe80::4")
+
+
+def test_what_is_no_address_is_no_resolver(tmp_path: Path) -> None:
+    """As for glibc: looking up such a name would hold up a mediator, which has nobody to ask for it."""
+    odd = ["dns.example.org", "192.0.2.1%lo", "fe80::1%", "192.0.2.1:53", "[2001:db8::1]", "\udcff", "192.0.2.2"]
+    text = "".join(f"nameserver {word}\r\n" for word in odd)
+    assert read(tmp_path, text).resolvers == ("192.0.2.2",)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "search example.org\n", "nameserver\n", "nameserver # 192.0.2.1\n", "nameserver dns.example.org\n"]
+)
 def test_no_resolver(tmp_path: Path, text: str) -> None:
     with pytest.raises(HostError, match="names no resolver"):
         read(tmp_path, text)
