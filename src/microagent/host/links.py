@@ -87,7 +87,12 @@ def check_closed() -> set[str]:
 def _set_sysctls() -> None:
     # All namespaces' `net/ipv4` are one chain in the kernel's cache of names, compared one by one at each look-up.
     for family, settings in _SYSCTLS.items():
-        directory = os.open(f"/proc/sys/net/{family}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            directory = os.open(f"/proc/sys/net/{family}", os.O_PATH | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if family == "ipv6":
+                continue  # not in this kernel, or switched off on its command line (ipv6.disable=1)
+            raise
         try:
             for name, value in settings.items():
                 fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)

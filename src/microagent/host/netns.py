@@ -7,6 +7,7 @@ that enters, works and ends; the daemon's other threads never leave home. Nothin
 
 import contextlib
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -94,4 +95,7 @@ def _in_thread(work: Callable[[], T]) -> T:
 def _check(code: int, doing: str) -> None:
     if code < 0:
         error = ctypes.get_errno()
-        raise HostError(f"cannot {doing}: {os.strerror(error)}", "the agent needs root with CAP_SYS_ADMIN")
+        hint = "the agent needs root with CAP_SYS_ADMIN"
+        if error == errno.ENOSPC:  # unshare(2): not of any disk
+            hint = "raise user.max_net_namespaces (sysctl); a workspace takes two"
+        raise HostError(f"cannot {doing}: {os.strerror(error)}", hint)
