@@ -33,12 +33,19 @@ SOA = "test. 60 IN SOA ns.test. root.test. 1 60 60 60 60"
 
 
 def ask(
-    lab: Workspace, name: str, qtype: str = "A", *, tcp: bool = False, server: str = str(GATEWAY.ip), **more: object
+    lab: Workspace,
+    name: str,
+    qtype: str = "A",
+    *,
+    tcp: bool = False,
+    server: str = str(GATEWAY.ip),
+    seconds: float = 10,
+    **more: object,
 ) -> dns.message.Message:
     """What the guest is told; dnspython checks id, question, and that the address asked is the one that answers."""
     query = dns.message.make_query(name, qtype, **more)  # type: ignore[arg-type]
     how = dns.query.tcp if tcp else dns.query.udp
-    return lab.guest.call(lambda: how(query, server, timeout=10))
+    return lab.guest.call(lambda: how(query, server, timeout=seconds))
 
 
 def addresses(message: dns.message.Message) -> list[str]:
@@ -177,6 +184,19 @@ def test_the_next_resolver_is_asked_when_one_cannot_and_no_other_ever(
         assert ask(lab, "nobody.ok.test").rcode() == dns.rcode.SERVFAIL
         assert time.monotonic() - began < 8  # five, and what a busy machine needs
     lab.wait_for("egress_dns_error", qname="nobody.ok.test")
+    assert oracle.leaks(()) == ()
+
+
+def test_a_silent_resolver_does_not_cost_a_guest_its_answer(
+    internet: Internet, oracle: Oracle, workspace: MakeWorkspace
+) -> None:
+    """A guest's libc waits for one second; a slow resolver is heard all the same when it is asked again."""
+    lab = workspace(allow=[".ok.test"], resolvers=[STUB, SECOND])
+    with upstream(internet, lambda *_: []) as first, upstream(internet, says_a, SECOND) as second:
+        assert addresses(ask(lab, "www.ok.test", seconds=1)) == [world.API]
+        assert (len(first.heard), len(second.heard)) == (1, 1)
+    with upstream(internet, lambda query, _: [0.9, a(query)]), upstream(internet, lambda *_: [], SECOND):
+        assert addresses(ask(lab, "slow.ok.test")) == [world.API]
     assert oracle.leaks(()) == ()
 
 

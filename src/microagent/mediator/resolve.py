@@ -25,6 +25,9 @@ Fault: TypeAlias = Callable[[str, Exception], None]
 # The guest must have its SERVFAIL within the limit, so the last resolver gets a little less.
 _MARGIN_SECONDS = 0.5
 _ATTEMPT_SECONDS = 1.5
+# A guest's libc gives up after one second (contract 6): when the first resolver is silent, the second one's answer must
+# still be of use. Where there is no other, nothing is gained by asking again so soon.
+_HASTY_SECONDS = 0.5
 _CACHE_ENTRIES = 4096
 # An answer may have 64 KiB, and whoever owns a zone answers with as much: what is kept is bounded in bytes as well.
 _CACHE_BYTES = 16 << 20
@@ -96,7 +99,10 @@ class _Lookup:
     def __init__(self, resolver: Resolver, reactor: Reactor, name: str, qtype: int, told: Told) -> None:
         self._resolver = resolver
         self._reactor = reactor
-        self._attempts = [(server, False) for server in resolver.servers] * 2
+        hasty = _HASTY_SECONDS if len(resolver.servers) > 1 else _ATTEMPT_SECONDS
+        self._attempts = [
+            (server, False, seconds) for seconds in (hasty, _ATTEMPT_SECONDS) for server in resolver.servers
+        ]
         self._name = name
         self._qtype = qtype
         self._told = told
@@ -112,8 +118,8 @@ class _Lookup:
         if not self._attempts or self._reactor.now >= self._deadline:
             self._finish(None)
             return
-        server, tcp = self._attempts.pop(0)
-        patience = min(_ATTEMPT_SECONDS, self._deadline - self._reactor.now)
+        server, tcp, seconds = self._attempts.pop(0)
+        patience = min(seconds, self._deadline - self._reactor.now)
         self._ident = secrets.randbelow(1 << 16)
         self._timer = self._reactor.later(patience, self.next)
         try:
@@ -152,7 +158,7 @@ class _Lookup:
         except BlockingIOError:
             return
         if len(data) > 2 and data[2] & _TRUNCATED:
-            self._attempts.insert(0, (server, True))
+            self._attempts.insert(0, (server, True, _ATTEMPT_SECONDS))
             self.next()
             return
         self._read_untrusted(data, last=False)
