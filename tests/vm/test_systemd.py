@@ -134,6 +134,14 @@ def test_it_runs_under_its_hardening(machine: Machine) -> None:
     assert machine.run("microagent ps").splitlines()[1].split()[:3] == ["w", "running", "strict"]
 
 
+def test_a_member_of_the_group_may_use_it(machine: Machine) -> None:
+    machine.run("useradd alice; usermod -aG microagent alice; useradd bob")
+    assert machine.run("runuser -u alice -- microagent ps").splitlines()[1].split()[:2] == ["w", "running"]
+    assert machine.run("runuser -u bob -- cat /usr/local/lib/microagent/doc/operations.md")
+    code, _, said = machine.ask("runuser -u bob -- microagent ps")
+    assert (code, "error: " in said) == (1, True), said
+
+
 def test_guest_and_mediator_are_bounded(machine: Machine) -> None:
     def bounds(role: str) -> list[str]:
         return machine.run(f"cd {GROUPS}/{role}; cat memory.max pids.max cpu.max").splitlines()

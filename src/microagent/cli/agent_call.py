@@ -1,5 +1,6 @@
 """Asking the agent, and having one started when root finds none."""
 
+import contextlib
 import os
 import socket as socketlib
 import subprocess
@@ -68,8 +69,10 @@ def _start_unit() -> None:
 def _start_agent(socket: Path) -> None:
     """Starts an agent that outlives this command, and waits until it listens."""
     log = socket.parent / _LOG
-    # As the agent makes it: its group must reach the socket in it.
-    log.parent.mkdir(mode=0o711, exist_ok=True)
+    # As the agent makes it: its group must reach the socket in it, also where root's umask is 077.
+    with contextlib.suppress(FileExistsError):
+        log.parent.mkdir(mode=0o700)
+        log.parent.chmod(0o711)
     fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         # -P: a daemon of root's must not import what lies in the directory this happens to be called from.

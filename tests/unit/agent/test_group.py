@@ -85,3 +85,23 @@ def test_members_read_nothing_that_root_alone_can(agent: Agent) -> None:
     ours = [path for path in (*agent.state.rglob("*"), *agent.socket.parent.rglob("*")) if path != agent.socket]
     assert ours
     assert not [path for path in ours if path.lstat().st_gid == GID]
+
+
+# All that an agent at the default places would find or leave, and no process of it stays.
+_OWN_MACHINE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec")
+_UMASK = """
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /var/lib/microagent
+mount -t tmpfs -o mode=700 tmpfs /var/lib/microagent
+umask 077
+"$0" -P -m microagent.cli ps > /dev/null
+stat -c %a /run/microagent
+"""
+
+
+def test_members_reach_the_agent_of_a_root_with_umask_077() -> None:
+    """As hardened hosts have it, where no systemd starts the agent. `as_user` would get through in any case."""
+    environment = {name: value for name, value in os.environ.items() if name != "MICROAGENT_SOCKET"}
+    command = [*_OWN_MACHINE, _UMASK, sys.executable]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "711\n"), done.stderr
