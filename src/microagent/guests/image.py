@@ -186,7 +186,7 @@ class ImageStore:
         return ApiError("no_image", what, f"microagent image pull {ref}{builtin}")
 
     def _built_in(self) -> str:
-        return f"images that are built in: {', '.join(self._builtins()) or 'none'}"
+        return f"images that are built in: {', '.join(self._builtins()) or 'none (`make setup` makes base)'}"
 
     async def _from_file(
         self, ref: str, local: Local, caller: Caller, builtin: bool, make: bool, report: Report

@@ -32,6 +32,7 @@ _CHUNK = 64 << 10
 WORKSPACE_VARIABLE = "MICROAGENT_WORKSPACE"
 _PORTS = ("stdin", "stdout", "stderr", "control", "exec")
 LINES = ("console", *_PORTS)
+_NOT_BUILT = "`make setup`, in a checkout, builds what every guest boots; see microagent doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,11 @@ async def start_guest(spec: GuestSpec) -> Guest:
         accelerator = await asyncio.to_thread(find_accelerator, spec.uid, spec.gid)
     with ExitStack() as stack:
 
-        def opened(path: Path, flags: int) -> int:
+        def opened(path: Path, flags: int, hint: str = "") -> int:
             try:
                 descriptor = os.open(path, flags | os.O_CLOEXEC)
             except OSError as error:
-                raise HostError(f"{path} cannot be opened: {error.strerror}") from error
+                raise HostError(f"{path} cannot be opened: {error.strerror}", hint) from error
             stack.callback(os.close, descriptor)
             return descriptor
 
@@ -143,8 +144,8 @@ async def start_guest(spec: GuestSpec) -> Guest:
         stack.callback(os.close, writable)
         os.write(writable, spec.bootdisk)
         fds = Descriptors(
-            kernel=opened(spec.kernel, os.O_RDONLY),
-            initramfs=opened(spec.initramfs, os.O_RDONLY),
+            kernel=opened(spec.kernel, os.O_RDONLY, _NOT_BUILT),
+            initramfs=opened(spec.initramfs, os.O_RDONLY, _NOT_BUILT),
             rootfs=opened(spec.rootfs, os.O_RDONLY),
             overlay=opened(spec.overlay, os.O_RDWR | os.O_NOFOLLOW),
             bootdisk=opened(Path(f"/proc/self/fd/{writable}"), os.O_RDONLY),

@@ -243,7 +243,9 @@ def test_an_attached_run_that_cannot_start_is_an_error_and_gone(agent: Agent) ->
     done = agent.microagent("run", "--name", "r", "tiny", "true")
     assert done.returncode == 3
     # Behind the progress of making its image, where that took long enough to be seen.
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error == f"error: {agent.home}/guest/vmlinux cannot be opened: No such file or directory"
+    assert hint.startswith("hint: `make setup`")
     assert agent.ask("GET", WORKSPACES) == {"workspaces": []}
 
 
