@@ -210,7 +210,7 @@ def settings_of(services: Services, record: Record, changed_by: str = "") -> Med
         ends=tuple((grant.until - now).total_seconds() for grant in egress.grants),
         ca_cert=certificate.decode("ascii"),
         ca_key=key.decode("ascii"),
-        resolvers=read_resolv_conf(services.config.resolv_conf).resolvers,
+        resolvers=_resolvers(services.config),
         search=record.search,
         host_addresses=tuple(sorted(host_addresses())),
         private=tuple(str(network) for network in services.config.private),
@@ -220,6 +220,17 @@ def settings_of(services: Services, record: Record, changed_by: str = "") -> Med
         upstream_ca=record.spec.upstream_ca,
         limits=services.config.limits,
     )
+
+
+def _resolvers(config: Config) -> tuple[str, ...]:
+    """Nobody while resolv.conf names nobody, as on a host that is offline.
+
+    Policies must be changed, mediators replaced and taken over all the same.
+    """
+    try:
+        return read_resolv_conf(config.resolv_conf).resolvers
+    except HostError:
+        return ()
 
 
 def own_endpoints(config: Config) -> tuple[str, ...]:

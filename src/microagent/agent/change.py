@@ -32,11 +32,11 @@ async def apply_egress(
         except (HostError, OSError):
             await asyncio.to_thread(_steer, services, life, before)
             raise
-        settings = await asyncio.to_thread(settings_of, services, record, who)
         try:
+            settings = await asyncio.to_thread(settings_of, services, record, who)
             await life.keeper.mediator.reconfigure(settings)
         except (HostError, OSError) as error:
-            log.warning("mediator gone while its policy changed workspace=%s error=%r", record.name, str(error))
+            log.warning("mediator not told while its policy changed workspace=%s error=%r", record.name, str(error))
             life.keeper.mediator.kill()
 
 

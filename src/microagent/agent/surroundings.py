@@ -26,9 +26,12 @@ async def keep_told(fleet: Fleet) -> None:
     while True:
         await asyncio.sleep(_SECONDS)
         now = await look()
-        if now == before or now is None:
+        if now == before:
             continue
+        # Mediators keep what they were told; one that is made meanwhile is told of nobody to ask.
         before = now
+        if now is None:
+            continue
         log.info("surroundings changed resolvers=%s addresses=%d", ",".join(now[0].resolvers), len(now[1]))
         await asyncio.gather(*(supervisor.refresh() for supervisor in fleet.all()))
 

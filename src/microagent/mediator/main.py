@@ -185,7 +185,9 @@ class Mediator:
         """A new policy, for what is asked from now on and for the flows that are open."""
         before, self._settings = self._services.engine.policy, settings
         self._services.engine = engine = _engine(settings)
-        self._services.resolver.servers, self._services.search = settings.resolvers, settings.search
+        # Nobody to ask: the host is offline, and those of before may count again when it is not.
+        self._services.resolver.servers = settings.resolvers or self._services.resolver.servers
+        self._services.search = settings.search
         if engine.policy.digest != before.digest:
             # Where nobody changed it, its time was over before the agent's next look.
             self._services.write(policy_change(settings.changed_by or _END_OF_GRANT, before, engine.policy))
