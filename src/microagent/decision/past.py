@@ -93,7 +93,9 @@ def _question(record: Record) -> Question:
     proto = Proto(str(record.get("proto")))
     _, port = endpoint(record.get("dst"))
     address, _ = endpoint(record.get("dialed") or record.get("dst"))
-    name = _name(record["host"]) if record.get("host") else None
+    host = record.get("host")
+    # Of HTTP without a name the address that Host said is on record; it was decided as an address.
+    name = _name(host) if host and host != str(address) else None
     if name is not None and proto in (Proto.TLS, Proto.HTTP):
         return Question(proto, port, name=name, address=address)
     return Question(proto, port, address=address, leased=(name,) if name else ())

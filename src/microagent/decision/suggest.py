@@ -172,10 +172,11 @@ def _complete(
     engine = Engine(Mode.STRICT, Policy(entries), host_addresses, extra_private)
     for host, wish in wishes.items():
         for question in wish.questions:
-            for permit in filter(None, engine.decide(question).would_permit.split(", ")):
-                line = _Line(Verb.ALLOW, permit.removeprefix("allow: "), [host])
-                if line not in lines:
-                    lines.append(line)
+            permits = filter(None, engine.decide(question).would_permit.split(", "))
+            wanted = [_Line(Verb.ALLOW, permit.removeprefix("allow: "), [host]) for permit in permits]
+            # A guest can ask for what no entry may be, such as a public suffix; then none of the others would help.
+            if all(map(_is_entry, wanted)):
+                lines.extend(line for line in wanted if line not in lines)
     covered = {host for line in lines for host in line.hosts}
     return [line.text for line in unsaid if line.text not in covered]
 

@@ -38,6 +38,11 @@ def policy(**lists: list[str]) -> Policy:
             Question(Proto.TCP, 22, address=ip_address("2001:db8::7")),
         ),
         (
+            # As `Host: 203.0.113.5` leaves it: decided by the address, which is then on record as the host too.
+            allowed("203.0.113.5", proto="http", dialed="203.0.113.5:80", reason="address_listed"),
+            Question(Proto.HTTP, 80, address=ip_address("203.0.113.5")),
+        ),
+        (
             record("egress_udp_deny", dst="203.0.113.5:123", proto="udp", reason="address_not_listed"),
             Question(Proto.UDP, 123, address=ip_address("203.0.113.5")),
         ),
@@ -64,6 +69,7 @@ def test_a_question_read_back(fields: dict[str, Any], question: Question) -> Non
         record("egress_deny", host="a.test", dst="203.0.113.5:443", proto="tls", reason="not a reason"),
         record("egress_deny", host="a.test", dst="203.0.113.5:443", proto="tls"),
         record("egress_deny", host="a b", dst="203.0.113.5:443", proto="tls", reason="name_not_listed"),
+        record("egress_allow", host="203.0.113.6", dst="203.0.113.5:80", proto="http", reason="public_unlisted"),
         record("egress_deny", host="ü.test", dst="203.0.113.5:443", proto="tls", reason="name_not_listed"),
         record("egress_deny", host="a.test", dst="203.0.113.5", proto="tls", reason="name_not_listed"),
         record("egress_deny", host="a.test", dst="nowhere:443", proto="tls", reason="name_not_listed"),

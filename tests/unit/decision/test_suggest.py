@@ -3,6 +3,7 @@
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import pytest
 from tests.unit.decision.past_records import WHEN, allowed, record
 
 from microagent.decision.engine import Engine
@@ -24,7 +25,8 @@ def test_suggest_is_a_policy_that_strict_mode_allows_the_same_with() -> None:
         allowed("", proto="tcp", dialed="203.0.113.9:22"),
         allowed("", proto="tcp", dialed="[2001:db8::7]:22"),
         allowed("db.corp.test", proto="tcp", dialed="10.0.0.5:5432", reason="lease_listed"),
-        allowed("", proto="http", dialed="169.254.169.254:80", reason="address_listed"),
+        allowed("169.254.169.254", proto="http", dialed="169.254.169.254:80", reason="address_listed"),
+        allowed("203.0.113.8", proto="http", dialed="203.0.113.8:80"),
         allowed("pinned.test"),
         record("egress_mitm_handshake_error", host="pinned.test", dst="203.0.113.5:443"),
         record("egress_deny", host="evil.test", dst="203.0.113.5:443", proto="tls", reason="name_not_listed"),
@@ -34,6 +36,7 @@ def test_suggest_is_a_policy_that_strict_mode_allows_the_same_with() -> None:
         "allow": [
             "169.254.169.254",
             "2001:db8::7",
+            "203.0.113.8",
             "203.0.113.9",
             "api.other.test",
             ".cdn.test",
@@ -44,7 +47,7 @@ def test_suggest_is_a_policy_that_strict_mode_allows_the_same_with() -> None:
     assert "  # the guest refused our certificate: it pins its own, or does not trust the workspace's CA\n" in text
     assert text.count("refused our certificate") == 1
     found = replay(records, Engine(Mode.STRICT, Policy(parse_file(text, "p.yaml"))))
-    assert (found.decisions, found.changes) == (10, ())
+    assert (found.decisions, found.changes) == (11, ())
 
 
 def test_a_host_whose_certificate_a_client_took_stays_one_to_intercept() -> None:
@@ -155,6 +158,14 @@ def test_suggest_says_what_no_entry_can() -> None:
     text = suggest([allowed("wiki", proto="http", dialed="203.0.113.5:80")])
     assert "# No entry can stand for 'wiki'.\n" in text
     assert lists(text)["allow"] == []
+
+
+@pytest.mark.parametrize("dialed", ["203.0.113.5:443", "169.254.169.254:443"])
+def test_suggest_writes_nothing_that_no_file_may_say(dialed: str) -> None:
+    """The guest chooses its names: an entry that is refused would spoil the whole file."""
+    text = suggest([allowed("a.test"), allowed("co.uk", dialed=dialed, reason="address_listed")])
+    assert "# No entry can stand for 'co.uk'.\n" in text
+    assert lists(text)["allow"] == ["a.test"]
 
 
 def test_suggest_writes_no_comment_that_a_record_made_up() -> None:
