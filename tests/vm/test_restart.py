@@ -155,6 +155,32 @@ def test_a_host_that_is_offline_keeps_its_workspaces(lab: Lab) -> None:
     assert lab.cli("kill", "a").returncode == 0
 
 
+def test_an_agent_killed_within_a_rotation_leaves_no_log_behind(lab: Lab) -> None:
+    """The file has been renamed, and the mediator not told: it writes where nobody looks, seals or rotates."""
+    flags = ("--egress", "strict", "--egress-allow", "api.ok.test")
+    assert lab.cli("create", "a", "--image", "base", *flags, "--", "sh", "-c", ASKING).returncode == 0
+    assert lab.cli("start", "a").returncode == 0
+    goes_on(lab, "a")
+    mediator = status(lab, "a")["mediator_pid"]
+
+    lab.end_agent(signal.SIGKILL)
+    log = lab.state / "workspaces" / "a" / "egress.jsonl"
+    log.rename(log.with_name("egress.jsonl.1"))
+    log.touch(0o600)
+    rotated = log.with_name("egress.jsonl.1").stat().st_size
+    wait_for(lambda: log.with_name("egress.jsonl.1").stat().st_size > rotated)
+    assert log.stat().st_size == 0
+    lab.start_agent()
+    goes_on(lab, "a")
+    assert status(lab, "a")["mediator_pid"] == mediator
+    wait_for(
+        lambda: json.loads(lab.cli("--json", "audit", "verify", "a").stdout)["sealed"] >= log_of(lab, "a")[0]["seq"]
+    )
+    assert lab.cli("stop", "a").returncode == 0
+    found = json.loads(lab.cli("--json", "audit", "verify", "a").stdout)
+    assert (found["whole"], found["first"], found["files"]) == (True, 1, 2), found["faults"]
+
+
 def test_a_grant_ends_by_itself_though_its_agent_is_gone(lab: Lab) -> None:
     oracle = Oracle(lab.internet)
     asking = "while :; do curl -s -m 5 http://api.ok.test/; curl -s -m 5 http://other.test/; sleep 0.2; done"

@@ -9,6 +9,7 @@ the store is kept, with its connections; any other is replaced, and the log says
 
 import asyncio
 import logging
+import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ from microagent.host.network import Network
 from microagent.policy.model import Policy
 from microagent.policy.stored import entries_from_json
 from microagent.workspace.record import Record
+from microagent.workspace.store import EGRESS
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ async def _mediator(
             return None
         try:
             mediator = await Mediator.adopt(noted.pid, sockets_directory(services.config) / record.name, network)
+            await _hand_log_over(services, record, mediator)
             settings = await asyncio.to_thread(settings_of, services, record, "a new agent")
             digest = await mediator.reconfigure(settings)
         except (HostError, OSError) as error:
@@ -101,3 +104,12 @@ async def _mediator(
         noted.kill()
         await asyncio.to_thread(noted.wait)
     return await keep_mediated(services, record, network, undo, kept)
+
+
+async def _hand_log_over(services: Services, record: Record, mediator: Mediator) -> None:
+    """The agent before may have ended within a rotation: then it writes into a file that has another name by now."""
+    log_fd = await asyncio.to_thread(services.store.open_log, record.name, EGRESS)
+    try:
+        await mediator.switch_log(log_fd)
+    finally:
+        os.close(log_fd)

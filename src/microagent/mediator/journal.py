@@ -77,6 +77,8 @@ class Journal:
                 last = json.loads(line)
                 self._seq, self._chain = int(last["seq"]), str(last["chain"])
             except (ValueError, KeyError, TypeError):
+                # It was ended, and whoever ended it came to say no more.
+                self._untold = True
                 continue
             self.resumed = last.get("event") != Event.MEDIATOR_DOWN
             return

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from microagent.api.names import checked_name, is_name
+from microagent.audit.chain import head
 from microagent.audit.logfile import ROTATED, open_log, whole_end
 from microagent.errors import ApiError, HostError
 from microagent.workspace.files import (
@@ -136,16 +137,20 @@ class Store:
             return open_append(directory, file)
 
     def last_line(self, name: str, file: str) -> bytes:
-        """The last whole line of a log, or of the file before it, without its newline; b"" when there is none."""
+        """The last record of a log, or of the file before it, without its newline; b"" when there is none.
+
+        Behind it may be a line that was never finished.
+        """
         for candidate in (file, f"{file}.1"):
             try:
                 with open_log(self.path(name, candidate)) as log:
                     end = whole_end(log)
-                    if end:
-                        start = max(0, end - _LONGEST_LINE)
-                        return os.pread(log.fileno(), end - start - 1, start).rpartition(b"\n")[2]
+                    start = max(0, end - _LONGEST_LINE)
+                    lines = os.pread(log.fileno(), end - start, start).split(b"\n")
             except FileNotFoundError:
                 continue
+            if found := next((line for line in reversed(lines) if head(line)), b""):
+                return found
         return b""
 
     def rotate(self, name: str, file: str) -> int:

@@ -69,6 +69,20 @@ def test_a_torn_line_is_ended_and_passed_over(tmp_path: Path) -> None:
     assert chained(path)
 
 
+def test_a_line_that_was_ended_and_not_told_of_is_told_of_by_the_next_journal(tmp_path: Path) -> None:
+    """Killed, or out of room, between the line's end and the word about it."""
+    path = tmp_path / "egress.jsonl"
+    journal(path).write(ALLOW)
+    with path.open("ab") as file:
+        file.write(b'{"v":1,"ts":"2026\n')
+    journal(path).write(ALLOW)
+    assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2, 3]
+    assert json.loads(whole_lines(path)[1])["torn"] is True
+    assert chained(path)
+    journal(path).write(ALLOW)
+    assert [json.loads(line).get("torn") for line in whole_lines(path)] == [None, True, None, None]
+
+
 def test_what_cannot_be_written_raises_and_the_next_line_is_whole_again(tmp_path: Path) -> None:
     path = tmp_path / "egress.jsonl"
     log = journal(path)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from microagent.audit import chain
+from microagent.audit.record import Event, Record, body
 from microagent.errors import ApiError, HostError
 from microagent.workspace.spec import WorkspaceSpec
 from microagent.workspace.states import State
@@ -158,3 +160,22 @@ def test_what_is_no_workspace_is_let_be_and_links_are_not_followed(tmp_path: Pat
     finally:
         made.close()
     assert (elsewhere / "precious").is_dir()
+
+
+def test_the_last_record_is_found_behind_what_was_never_finished(store: Store) -> None:
+    """What stands at a log's end is what the next mediator goes on from, and what the agent seals."""
+    store.create(spec("a"), CA, NOW)
+    lines, link = [], chain.START
+    for seq in (1, 2):
+        text = body(Record(Event.GAP, {"why": "x"}), ts=NOW, seq=seq, ident="x", workspace="a")
+        line, link = chain.link(link, text)
+        lines.append(line)
+    log, older = store.path("a", EGRESS), store.path("a", f"{EGRESS}.1")
+    assert store.last_line("a", EGRESS) == b""
+    for torn in (b"", lines[0][:40], lines[0][:40] + b"\n", b"\0" * 5000 + b"\n"):
+        log.write_bytes(lines[0] + lines[1] + torn)
+        assert store.last_line("a", EGRESS) == lines[1][:-1]
+        log.rename(older)
+        for new in (b"", torn):
+            log.write_bytes(new)
+            assert store.last_line("a", EGRESS) == lines[1][:-1]
