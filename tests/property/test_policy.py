@@ -66,7 +66,9 @@ def questions(draw: st.DrawFn) -> Question:
     leased = tuple(draw(st.lists(names, max_size=3)))
     port = draw(st.sampled_from([22, 53, 80, 443, 853]))
     qtype = draw(st.sampled_from(["A", "PTR", "ANY", "TXT"])) if proto is Proto.DNS else ""
-    return Question(proto, port, name, address, leased, qtype)
+    dialled = proto is not Proto.DNS and address is not None
+    own, unresolved = (draw(st.booleans()) if asked else False for asked in (dialled, dialled and name is not None))
+    return Question(proto, port, name, address, leased, qtype, not unresolved, own)
 
 
 @st.composite

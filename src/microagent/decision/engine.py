@@ -134,7 +134,8 @@ class _Asked:
         """Whether flows that stand for `names` may go to the address, wherever it lies."""
         if self.place.kind is AddressClass.PUBLIC or self.by_address():
             return True
-        return self.place.kind is AddressClass.PRIVATE and all(map(self.policy.exact, names))
+        by_name = self.place.kind is AddressClass.PRIVATE and self.question.resolves
+        return by_name and all(map(self.policy.exact, names))
 
     def allow(
         self, reason: Reason, rule: Entry | None = None, host: str = "", signals: tuple[str, ...] = ()
@@ -177,6 +178,10 @@ class _Asked:
         private = self.place.kind is AddressClass.PRIVATE
         return self.deny(Reason.INSIDE_PRIVATE if private else Reason.INSIDE_NEVER_BY_NAME, permit, host, signals)
 
+    def permit_name(self, name: str) -> str:
+        """The exact entry for `name`; "" for a top-level name, which no entry can be, and where none would help."""
+        return f"allow: {name}" if "." in name and self.question.resolves else ""
+
     def permit_address(self) -> str:
         """The entries that open this very address: one, or one for each address it carries."""
         return "" if self.address is None else ", ".join(f"allow: {a}" for a in decode(self.address))
@@ -197,13 +202,13 @@ def _named(asked: _Asked, name: str, strict: bool) -> Verdict:
     """The client named a host: the name must pass, then the address must be open to it."""
     by_name = asked.policy.match_name(name) if asked.question.resolves else None
     if by_name is None and strict:
-        permit = _permit_name(name)
+        permit = asked.permit_name(name)
         if permit and asked.place.kind is AddressClass.NEVER_BY_NAME and asked.by_address() is None:
             permit += ", " + asked.permit_address()
         return asked.deny(Reason.NAME_NOT_LISTED, permit)
     if not asked.opened_to((name,)):
         by_exact_entry = by_name is None and asked.place.kind is AddressClass.PRIVATE
-        return asked.deny_inside((by_exact_entry and _permit_name(name)) or asked.permit_address())
+        return asked.deny_inside((by_exact_entry and asked.permit_name(name)) or asked.permit_address())
     if rule := _deciding(by_name, asked.by_address()):
         return asked.allow(Reason.NAME_LISTED if rule is by_name else Reason.ADDRESS_LISTED, rule)
     return asked.allow(Reason.NAME_UNLISTED if asked.address is None else Reason.PUBLIC_UNLISTED)
@@ -224,7 +229,7 @@ def _leased(asked: _Asked, strict: bool) -> Verdict:
         culprit = unlisted or next((name for name in names if not asked.opened_to((name,))), "")
         # As for a name that the client gave; where there are several, none of them speaks for the address.
         by_exact_entry = names == (unlisted,) and asked.place.kind is AddressClass.PRIVATE
-        return asked.deny_inside((by_exact_entry and _permit_name(culprit)) or asked.permit_address(), culprit)
+        return asked.deny_inside((by_exact_entry and asked.permit_name(culprit)) or asked.permit_address(), culprit)
     if unlisted is not None:
         return asked.allow(Reason.PUBLIC_UNLISTED, host=unlisted)
     return asked.allow(Reason.LEASE_LISTED, asked.policy.match_name(names[0]), names[0])
@@ -248,11 +253,6 @@ def _deciding(by_name: Entry | None, by_address: Entry | None) -> Entry | None:
         if entry and entry.verb is Verb.PASSTHROUGH:
             return entry
     return by_name or by_address
-
-
-def _permit_name(name: str) -> str:
-    """The exact entry for `name`; "" for a top-level name, which no entry can be."""
-    return f"allow: {name}" if "." in name else ""
 
 
 def _signals(question: Question) -> tuple[str, ...]:

@@ -93,3 +93,53 @@ def test_only_what_may_hold_http_to_a_public_resolver_is_taken_for_dns_over_http
 
     assert signals(proto) == (Signal.DIRECT_IP_NO_SNI,)
     assert Signal.DNS_OVER_HTTPS in signals(Proto.TLS)
+
+
+def engine(*allow: str, mode: Mode = Mode.GUARDED, own: tuple[str, int] | None = None) -> Engine:
+    policy = Policy(tuple(parse_entry(Verb.ALLOW, text, "") for text in allow))
+    return Engine(mode, policy, own_endpoints=frozenset({(ip_address(own[0]), own[1])} if own else ()))
+
+
+@pytest.mark.parametrize("mode", [Mode.GUARDED, Mode.STRICT])
+def test_no_entry_opens_the_agents_own_port(mode: Mode) -> None:
+    asked = engine("127.0.0.1", "127.0.0.2", "a.test", mode=mode, own=("127.0.0.1", 9464))
+    for address, port, reason in (
+        ("127.0.0.1", 9464, Reason.LOOP),
+        ("127.0.0.1", 9465, Reason.ADDRESS_LISTED),
+        ("127.0.0.2", 9464, Reason.ADDRESS_LISTED),
+    ):
+        for proto in (Proto.TCP, Proto.UDP, Proto.HTTP, Proto.TLS):
+            verdict = asked.decide(Question(proto, port, address=ip_address(address)))
+            assert (verdict.reason, verdict.would_permit) == (reason, "")
+    by_name = asked.decide(Question(Proto.TLS, 9464, "a.test", ip_address("127.0.0.1")))
+    assert (by_name.action, by_name.reason) == (Action.DENY, Reason.LOOP)
+    # The server that a question is sent to is no destination.
+    dns = engine("a.test", mode=mode, own=("127.0.0.1", 53)).decide(
+        Question(Proto.DNS, 53, "a.test", ip_address("127.0.0.1"), qtype="A")
+    )
+    assert dns.reason is Reason.NAME_LISTED
+
+
+@pytest.mark.parametrize("mode", [Mode.GUARDED, Mode.STRICT])
+@pytest.mark.parametrize("name", ["a.test", None])
+def test_what_the_kernel_shows_to_be_ours_needs_an_entry_of_its_own(mode: Mode, name: str | None) -> None:
+    """Public by every table, and this host's by a route alone."""
+    question = Question(Proto.TLS, 443, name, ADDRESS, own=True)
+    verdict = engine("a.test", "203.0.113.0/24", mode=mode).decide(question)
+    assert (verdict.action, verdict.reason) == (Action.DENY, Reason.INSIDE_NEVER_BY_NAME)
+    assert (verdict.internal, verdict.would_permit) == (True, "allow: 203.0.113.5")
+    assert engine("a.test", "203.0.113.5", mode=mode).decide(question).allowed
+
+
+def test_an_entry_for_a_name_opens_no_address_that_the_name_does_not_have() -> None:
+    """Neither does it where the address is private, nor is it what a refusal asks for."""
+    asked = {
+        resolves: Question(Proto.TLS, 443, "a.test", ip_address("10.0.0.5"), resolves=resolves)
+        for resolves in (True, False)
+    }
+    assert engine("a.test").decide(asked[True]).reason is Reason.NAME_LISTED
+    assert engine().decide(asked[True]).would_permit == "allow: a.test"
+    for allow in ((), ("a.test",)):
+        verdict = engine(*allow).decide(asked[False])
+        assert (verdict.reason, verdict.would_permit) == (Reason.INSIDE_PRIVATE, "allow: 10.0.0.5")
+    assert engine("10.0.0.5").decide(asked[False]).reason is Reason.ADDRESS_LISTED
