@@ -233,17 +233,11 @@ class HttpConversation:
     def _deny(self, status: int, reason: Reason, request: RequestHead | None, hint: str, now: float) -> list[Effect]:
         ident = self.new_id()
         host = request.host if request else self.name
-        fields = {
-            "host": host,
-            "dst": self.destination,
-            "proto": "http",
-            "reason": str(reason),
-            "hint": hint,
-            "flow": self.flow,
-        }
-        if request:
-            fields |= {"method": request.method, "path": request.path}
-        effects: list[Effect] = [Write(Record(Event.DENY, fields, ident=ident))]
+        asked = (request.method, request.path) if request else None
+        denial = records.request_denial(
+            reason, hint, host=host, dst=self.destination, flow=self.flow, ident=ident, asked=asked
+        )
+        effects: list[Effect] = [Write(denial)]
         answered = self._exchange is not None and self._exchange.bytes_in > 0
         head_only = request is not None and request.method == "HEAD"
         if not answered:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from microagent.audit.record import Event, Record
-from microagent.decision.verdict import Reason, Tls, Verdict, refusal
+from microagent.decision.verdict import Reason, Signal, Tls, Verdict, refusal
 from microagent.policy.model import Policy
 
 # A policy may hold 100 000 entries; a record is a line.
@@ -41,6 +41,20 @@ _DENIALS = {
     (True, False): Event.UDP_DENY,
     (True, True): Event.UDP_INTERNAL_DENY,
 }
+
+
+def request_denial(
+    reason: Reason, words: str, *, host: str, dst: str, flow: str, ident: str, asked: tuple[str, str] | None
+) -> Record:
+    """A request that is refused within an allowed connection; `asked` are its method and path, where it has any.
+
+    `words` say what is wrong with one that is malformed, and what would permit any other.
+    """
+    fields: dict[str, Any] = {"host": host, "dst": dst, "proto": "http", "reason": str(reason)}
+    fields["error" if reason is Reason.REQUEST_MALFORMED else "hint"] = words
+    if asked:
+        fields["method"], fields["path"] = asked
+    return Record(Event.DENY, {**fields, "signal": str(Signal.DENIED), "flow": flow}, ident=ident)
 
 
 def lookup(verdict: Verdict, *, flow: str) -> Record:
@@ -132,6 +146,7 @@ def more_refused(proto: str, packets: int, *, internal: bool) -> Record:
 def refused_together(event: Event, proto: str, count: int, reason: str, *, internal: bool) -> Record:
     """Denials of one kind that have no record each, because there were too many."""
     fields: dict[str, Any] = {"proto": proto, "count": count, "aggregated": True, "reason": reason}
+    fields["signal"] = str(Signal.DENIED)
     if internal:
         fields["internal"] = True
     return Record(event, fields)

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -81,7 +82,18 @@ def test_another_host_on_the_same_connection_is_refused_and_does_not_go_on() -> 
     assert back(effects).startswith(OK + b"HTTP/1.1 403 ")
     deny = records(effects)[-1]
     assert (deny["event"], deny["reason"], deny["host"]) == ("egress_deny", "host_mismatch", "evil.test")
+    assert (deny["method"], deny["path"], deny["signal"]) == ("GET", "/x", "denied")
     assert isinstance(effects[-1], Finish)
+
+
+def test_a_denial_says_what_is_wrong_or_what_would_help_where_that_of_a_connection_does() -> None:
+    (malformed,) = records(conversation().from_guest(GET.replace(b"Host", b"Host: x\r\nHost", 1), 1.0))
+    assert (malformed["reason"], malformed["signal"], "hint" in malformed) == ("request_malformed", "denied", False)
+    assert "Host" in str(malformed["error"])
+    changed = replace(refusal(Reason.NAME_NOT_LISTED, "api.ok.test"), would_permit="allow: api.ok.test")
+    (denied,) = records(conversation(changed).from_guest(GET, 1.0))
+    assert (denied["reason"], denied["signal"], "error" in denied) == ("name_not_listed", "denied", False)
+    assert denied["hint"] == "the policy entry `allow: api.ok.test` would permit it"
 
 
 def post(body: bytes, method: bytes = b"POST", length: int | None = None) -> bytes:

@@ -11,6 +11,7 @@ from typing import Final
 
 from microagent.audit.record import Event, Record
 from microagent.decision.verdict import Reason, Verdict
+from microagent.flows import records
 from microagent.flows.http1 import Effect, Finish, ToGuest, ToUpstream, Write
 from microagent.flows.http2.lane import Lane
 from microagent.flows.http2.limits import Bucket, reset_bucket
@@ -152,17 +153,12 @@ class Connection:
 
     def _record_denial(self, reason: Reason, request: Request | None, hint: str) -> str:
         ident = self.new_id()
-        fields = {
-            "host": request.host if request else self.name,
-            "dst": self.destination,
-            "proto": "http",
-            "reason": str(reason),
-            "hint": hint,
-            "flow": self.flow,
-        }
-        if request:
-            fields |= {"method": request.method, "path": request.path}
-        self._write(Record(Event.DENY, fields, ident=ident))
+        host, asked = (request.host, (request.method, request.path)) if request else (self.name, None)
+        self._write(
+            records.request_denial(
+                reason, hint, host=host, dst=self.destination, flow=self.flow, ident=ident, asked=asked
+            )
+        )
         return ident
 
     def _record_error(self, what: str) -> str:

@@ -101,7 +101,9 @@ def test_a_refused_stream_reaches_nobody_and_the_others_live_on(case: str) -> No
     refused = ends.request(fields)
     assert len(ends.at_server) == arrived
     (record,) = ends.records()
-    assert (record["event"], record["reason"]) == ("egress_deny", reason)
+    assert (record["event"], record["reason"], record["signal"]) == ("egress_deny", reason, "denied")
+    assert bool(record.get("error")) is (reason == "request_malformed")
+    assert not record.get("hint")
     head, body = denial(ends, refused)
     assert head[":status"] == ("400" if reason == "request_malformed" else "403")
     assert body["decision"] == head["x-microagent-decision"]
