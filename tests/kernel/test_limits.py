@@ -44,6 +44,37 @@ def test_questions_over_the_limit_are_refused_and_counted(oracle: Oracle, worksp
     assert oracle.leaks((), {"api.ok.test"}) == ()
 
 
+def test_what_is_over_a_limit_is_counted_to_the_last(oracle: Oracle, workspace: MakeWorkspace) -> None:
+    """A mediator that is stopped within the second has counts that no record says yet."""
+    lab = workspace(allow=["api.ok.test"], limits=Limits(dns_queries_per_second=20, connections=1))
+    assert "status: NOERROR" in lab.guest.dig("api.ok.test")
+
+    def flood() -> tuple[int, list[str]]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, socket.create_connection((world.API, 80), 5):
+            sock.settimeout(5)
+            sock.connect((str(GATEWAY.ip), 53))
+            for _ in range(60):
+                sock.send(dns.message.make_query("api.ok.test", "A").to_wire())
+            codes = [dns.message.from_wire(sock.recv(4096)).rcode() for _ in range(60)]
+            return codes.count(dns.rcode.REFUSED), [refused() for _ in range(5)]
+
+    def refused() -> str:
+        try:
+            with socket.create_connection((world.API, 80), 5) as other:
+                return other.recv(1).decode()
+        except OSError as error:
+            return type(error).__name__
+
+    questions, connections = lab.guest.call(flood)
+    lab.room.call(lab.mediator.stop())
+    assert (questions > 0, connections) == (True, ["ConnectionResetError"] * 5)
+    told = {"dns_queries_per_second": 0, "connections": 0}
+    for record in lab.records("egress_cap_exceeded"):
+        told[record["limit"]] += record["count"]
+    assert told == {"dns_queries_per_second": questions, "connections": 5}
+    assert oracle.leaks({API_HTTP}, {"api.ok.test"}) == ()
+
+
 def test_a_connection_that_idles_or_moves_too_much_is_ended(oracle: Oracle, workspace: MakeWorkspace) -> None:
     lab = workspace(allow=["api.ok.test"], limits=Limits(tcp_idle_seconds=2, connection_bytes=20_000))
     assert lab.guest.curl("http://api.ok.test/").stdout == "hello from api.ok.test\n"

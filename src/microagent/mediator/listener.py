@@ -3,16 +3,14 @@
 import errno
 import socket
 
-from microagent.audit.record import Event, Record
 from microagent.mediator.channel import close_socket, keep_in_place
 from microagent.mediator.flow import Flow
+from microagent.mediator.rate import Surplus
 from microagent.mediator.reactor import IN
 from microagent.mediator.services import Services
 
 _BATCH = 64
 _BACK_OFF_SECONDS = 0.2
-# At most one record a second says that connections are turned away; it says how many.
-_CAP_RECORD_SECONDS = 1.0
 
 
 class Listener:
@@ -22,7 +20,7 @@ class Listener:
         self._services = services
         self._sock = sock
         self._flows: set[Flow] = set()
-        self._turned_away = 0
+        self._turned_away = Surplus(services, "connections", services.limits.connections)
 
     def start(self) -> None:
         """Begin."""
@@ -33,6 +31,7 @@ class Listener:
         self._services.reactor.forget(self._sock.fileno())
         for flow in tuple(self._flows):
             flow.cut(why)
+        self._turned_away.settle()
 
     def apply_policy(self) -> None:
         """End the flows that the policy of now would refuse; touch no other."""
@@ -72,11 +71,4 @@ class Listener:
 
     def _turn_away(self, guest: socket.socket) -> None:
         close_socket(guest, reset=True)
-        self._turned_away += 1
-        if self._turned_away == 1:
-            self._services.reactor.later(_CAP_RECORD_SECONDS, self._record_turned_away)
-
-    def _record_turned_away(self) -> None:
-        fields = {"limit": "connections", "max": self._services.limits.connections, "count": self._turned_away}
-        self._turned_away = 0
-        self._services.write(Record(Event.CAP_EXCEEDED, fields))
+        self._turned_away.add()

@@ -93,6 +93,7 @@ class Mediator:
         self._udp: UdpRelay | None = None
         self._kernel_log: KernelLog | None = None
         self._grants: list[Timer] = []
+        self._questions = PerSecond(services, "dns_queries_per_second", services.limits.dns_queries_per_second)
 
     def start(
         self,
@@ -115,11 +116,10 @@ class Mediator:
         self._udp = UdpRelay(services, udp, raw)
         services.leases.told = self._udp.leased
         self._kernel_log = KernelLog(services, kernel_log, self._ask_for_counters)
-        questions = PerSecond(services, "dns_queries_per_second", services.limits.dns_queries_per_second)
         parts = (
             self._listener,
-            DnsTcp(services, dns_tcp, questions),
-            DnsUdp(services, dns_udp, questions),
+            DnsTcp(services, dns_tcp, self._questions),
+            DnsUdp(services, dns_udp, self._questions),
             self._udp,
             self._kernel_log,
         )
@@ -134,6 +134,7 @@ class Mediator:
         assert self._udp is not None  # noqa: S101  (start came first)
         self._listener.close(self._why)
         self._udp.close(self._why)
+        self._questions.over.settle()
         self._services.denials.settle()
         self._services.write(Record(Event.MEDIATOR_DOWN, {"why": self._why, "minted": self._services.leaves.minted()}))
 

@@ -76,6 +76,7 @@ class UdpRelay:
         """End every flow."""
         for flow in tuple(self._flows.values()):
             flow.close(why)
+        self._tell_overflow()
 
     def apply_policy(self) -> None:
         """End the flows that the policy of now would refuse. The agent has emptied the rules' notes."""
@@ -197,19 +198,22 @@ class UdpRelay:
         services = self._services
         services.reactor.later(1.0, self._each_second)
         now = services.reactor.now
-        before, self._looked = self._looked, datetime.now(UTC)
         longest = services.limits.udp_idle_seconds
         for flow in tuple(itertools.takewhile(lambda flow: now - flow.moved >= longest, self._flows.values())):
             flow.close("idle")
-        if self._overflow != self._overflow_told:
-            lost = self._overflow - self._overflow_told & 0xFFFFFFFF
-            fields = {"first": timestamp(before), "last": timestamp(self._looked)}
-            services.write(Record(Event.DROP, {"what": "udp_backlog", "packets": lost, **fields}))
-            self._overflow_told = self._overflow
+        self._tell_overflow()
         self._noted = {noted: until for noted, until in self._noted.items() if until > now}
         if self._refused >= _REFUSED:
             services.reactor.watch(self._listener.fileno(), IN, self._readable, self)
         self._refused = 0
+
+    def _tell_overflow(self) -> None:
+        before, self._looked = self._looked, datetime.now(UTC)
+        if self._overflow != self._overflow_told:
+            lost = self._overflow - self._overflow_told & 0xFFFFFFFF
+            fields = {"first": timestamp(before), "last": timestamp(self._looked)}
+            self._services.write(Record(Event.DROP, {"what": "udp_backlog", "packets": lost, **fields}))
+            self._overflow_told = self._overflow
 
 
 class _Flow:
