@@ -77,6 +77,7 @@ class UdpRelay:
         for flow in tuple(self._flows.values()):
             flow.close(why)
         self._tell_overflow()
+        self._new.over.settle()
 
     def apply_policy(self) -> None:
         """End the flows that the policy of now would refuse. The agent has emptied the rules' notes."""
