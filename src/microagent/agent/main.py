@@ -60,6 +60,8 @@ def main(config_file: Path | None = None, *, as_json: bool = False) -> None:
     log_to_stderr(as_json=as_json)
     config = load(config_file)
     os.umask(0o077)
+    # As doctor looks for programs: su(1) and cron(8) leave a PATH without mke2fs.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     # Some twenty for each workspace: the 1024 of a login shell would be fifty workspaces.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -80,11 +80,11 @@ class Agent:
 
 
 @contextmanager
-def started() -> Iterator[Agent]:
+def started(*wrapper: str) -> Iterator[Agent]:
     # pytest's own directories are closed to other users, of whom one test speaks.
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o711)
-        running = Agent(Path(home))
+        running = Agent(Path(home), wrapper)
         yield running
         running.stop()
 
@@ -555,6 +555,12 @@ def test_a_workspace_that_ran_before_a_reboot_is_stopped(own_agent: Agent) -> No
     own_agent.process = own_agent.spawn()
     found = own_agent.ask("GET", workspace_path("a"))
     assert (found["state"], found["reason"]) == ("stopped", "its guest ended while no agent ran")
+
+
+def test_programs_of_roots_are_found_with_a_users_path() -> None:
+    """As `su` leaves it; the image's disk is made by mke2fs, which is in /usr/sbin."""
+    with started("env", "PATH=/usr/bin:/bin") as agent:
+        assert agent.create("a")["name"] == "a"
 
 
 def test_a_second_agent_refuses(agent: Agent) -> None:
