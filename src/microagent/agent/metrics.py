@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from microagent.audit.reader import only_answers
 from microagent.audit.record import Event
 from microagent.audit.render import number, verdict
 from microagent.decision.verdict import Reason
@@ -63,8 +64,7 @@ class Tally:
         event, word = str(record.get("event")), verdict(record)
         seconds = number(record, "duration_ms") / 1000
         self.minted += number(record, "minted")
-        # An allowed question has two records: the one with `rcode` tells what came back.
-        if word in ("allow", "deny") and "rcode" not in record:
+        if word in ("allow", "deny") and not only_answers(record):
             self.decisions[_kind(record), word, _known(record.get("reason"), _REASONS)] += number(record, "count") or 1
         elif word == "error":
             self.errors[_known(event, _EVENTS)] += 1

@@ -18,7 +18,10 @@ _HOSTS = 3
 _LAST = 5
 _DENIED = Filter(denied=True)
 _EVENT = re.compile(rb'"event": ?"(egress_[a-z_]+)"')
-_ANSWER = re.compile(rb'"event": ?"egress_dns_allow"[^\n]*"rcode":')
+# Records of which `only_answers` is true.
+_ANSWER = re.compile(
+    rb'"event": ?"egress_dns_allow"(?![^\n]*"(?:reason": ?"ptr_leased|qtype": ?"(?:HTTPS|SVCB))")[^\n]*"rcode":'
+)
 _CARRIED = re.compile(
     rb'"event": ?"egress_(?:udp_)?close"[^\n]*?"bytes_out": ?([0-9]{1,19}), ?"bytes_in": ?([0-9]{1,19})[,}]'
 )
@@ -75,7 +78,7 @@ class Summary:
         events = Counter(_EVENT.findall(block.data))
         traffic["flows_allowed"] += events[b"egress_allow"] + events[b"egress_udp_allow"]
         traffic["requests"] += events[b"egress_request"]
-        # An allowed question has two records: the one with `rcode` tells what came back.
+        # An allowed question that is asked of anybody has two records: the one with `rcode` tells what came back.
         traffic["questions_allowed"] += events[b"egress_dns_allow"] - len(_ANSWER.findall(block.data))
         for sent, received in _CARRIED.findall(block.data):
             traffic["bytes_out"] += int(sent)

@@ -119,6 +119,15 @@ def is_denial(record: Mapping[str, Any]) -> bool:
     return event.endswith("_deny") or event in _REFUSALS
 
 
+def only_answers(record: Mapping[str, Any]) -> bool:
+    """Whether the record says what came back to a question that has a record already, and so counts no other.
+
+    What the mediator answers by itself (PTR of a leased address, HTTPS and SVCB) is asked of nobody, and has this one.
+    """
+    here = record.get("reason") == "ptr_leased" or record.get("qtype") in ("HTTPS", "SVCB")
+    return "rcode" in record and not here
+
+
 def host_of(record: Mapping[str, Any]) -> str:
     """What the guest asked for: the host, else the query's name, else the destination address."""
     return next((str(record[key]) for key in _HOST_FIELDS if record.get(key)), "")

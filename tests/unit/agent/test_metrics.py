@@ -26,6 +26,8 @@ from microagent.workspace.store import EGRESS
 RECORDS: list[dict[str, Any]] = [
     {"event": "egress_dns_allow", "reason": "name_listed"},
     {"event": "egress_dns_allow", "reason": "name_listed", "rcode": 0},
+    {"event": "egress_dns_allow", "reason": "name_listed", "qtype": "HTTPS", "rcode": 0},
+    {"event": "egress_dns_allow", "reason": "ptr_leased", "qtype": "PTR", "rcode": 0},
     {"event": "egress_allow", "proto": "tls", "reason": "name_listed"},
     {"event": "egress_request", "status": 204, "duration_ms": 12.5},
     {"event": "egress_close", "bytes_out": 10, "bytes_in": 500, "duration_ms": 2500, "minted": 3},
@@ -59,7 +61,9 @@ def exposed() -> bytes:
 def test_figures_and_no_label_that_a_guest_chose() -> None:
     found = dict(line.rsplit(" ", 1) for line in exposed().decode().splitlines() if not line.startswith("#"))
     decisions = 'microagent_decisions_total{kind="%s",reason="%s",verdict="%s",workspace="box"}'
-    assert found[decisions % ("dns", "name_listed", "allow")] == "1.0"
+    # One that was asked and answered, one that was answered without asking anybody.
+    assert found[decisions % ("dns", "name_listed", "allow")] == "2.0"
+    assert found[decisions % ("dns", "ptr_leased", "allow")] == "1.0"
     assert found[decisions % ("udp", "name_not_listed", "deny")] == "7.0"
     assert found[decisions % ("other", "other", "deny")] == "1.0"
     assert found['microagent_requests_total{code="2xx",workspace="box"}'] == "1.0"

@@ -64,13 +64,33 @@ def test_traffic_adds_up_as_the_records_come(tmp_path: Path) -> None:
             {"event": "egress_dns_allow", "qname": "x_deny"},
             {"event": "egress_dns_allow", "qname": "x_close", "rcode": 0, "answers": ["192.0.2.1"]},
             {"event": "egress_dns_allow", "qname": 'x","event":"egress_allow","rcode":0'},
+            # Answered without asking anybody, so with one record each.
+            {
+                "event": "egress_dns_allow",
+                "qname": "h",
+                "qtype": "HTTPS",
+                "reason": "name_listed",
+                "ttl": 0,
+                "rcode": 0,
+            },
+            {"event": "egress_dns_allow", "qname": "s", "qtype": "SVCB", "reason": "name_unlisted", "rcode": 0},
+            {
+                "event": "egress_dns_allow",
+                "qname": "1.in-addr.arpa",
+                "qtype": "PTR",
+                "reason": "ptr_leased",
+                "rcode": 0,
+            },
+            # A name that says so is asked as any other.
+            {"event": "egress_dns_allow", "qname": '"qtype":"HTTPS","reason":"ptr_leased"', "qtype": "A"},
+            {"event": "egress_dns_allow", "qname": '"qtype":"HTTPS","reason":"ptr_leased"', "qtype": "A", "rcode": 0},
             {"event": "egress_dns_error", "qname": "y"},
             {"event": "egress_allow", "host": "x_close", "bytes_out": 5},
             {"event": "egress_request", "bytes_out": 9, "bytes_in": 90},
             {"event": "egress_close", "bytes_out": 10, "bytes_in": 500},
         ):
             log.write(json.dumps(record, separators=(",", ":")) + "\n")
-    expected |= {"flows_allowed": 1, "questions_allowed": 2, "requests": 1, "bytes_out": 10, "bytes_in": 500}
+    expected |= {"flows_allowed": 1, "questions_allowed": 6, "requests": 1, "bytes_out": 10, "bytes_in": 500}
     assert summary.look()[2] == expected
     append(path, {"event": "egress_udp_allow"}, {"event": "egress_udp_close", "bytes_out": 3, "bytes_in": 4})
     append(path, {"event": "egress_drop", "packets": 9}, {"event": "egress_udp_internal_deny", "count": 6})
