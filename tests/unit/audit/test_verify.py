@@ -131,6 +131,16 @@ def test_tampering_with_seals_is_found(vouched: list[bytes], what: str) -> None:
     assert what in found.faults[0].what
 
 
+def test_a_seal_that_goes_back_is_found_though_the_key_made_it() -> None:
+    """As when an agent goes on from an older copy of its seals."""
+    made = seals((10, 20))
+    made.append(_after(made[-1], 15, 0))
+    (fault,) = report(LINES[:20], made).faults
+    assert (fault.file, fault.line, "older than the one before" in fault.what) == ("seals.jsonl", 3, True)
+    again = [*made[:2], _after(made[1], 20, 0)]
+    assert report(LINES[:20], again).whole
+
+
 def test_a_torn_line_is_fine_when_the_next_record_tells_of_it() -> None:
     def log(fields: dict[str, object]) -> list[bytes]:
         head = chain.head(LINES[9])
@@ -140,6 +150,12 @@ def test_a_torn_line_is_fine_when_the_next_record_tells_of_it() -> None:
 
     assert report(log({"why": "a line could not be written whole", "torn": True}), seals((10,))).whole
     assert report(log({"why": "the mediator died"}), seals((10,))).faults[0].what == "not a record"
+    # The next record, and no later one; and one has to come.
+    torn, gap = log({"why": "a line could not be written whole", "torn": True})[-2:]
+    late = report([*LINES[:9], torn, LINES[9], gap], seals((10,))).faults
+    assert [(fault.line, fault.what) for fault in late] == [(10, "not a record")]
+    (last,) = report([*LINES[:10], torn], seals((10,))).faults
+    assert (last.file, last.line, last.what) == ("egress.jsonl", 11, "not a record")
 
 
 def rotated(*sizes: int) -> list[LogFile]:
