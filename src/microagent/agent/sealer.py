@@ -5,7 +5,7 @@ mediator's, and signs where it stands (`seals`).
 
 Rotation: a new file takes the log's name, the mediator is handed its descriptor and says when it has switched, and the
 last record of the old file is sealed. Seals of records that were rotated out go, but for the last, which the oldest
-record that is left is linked to.
+record that is left is linked to. An agent that takes over finishes what the one before had begun of a rotation.
 """
 
 import contextlib
@@ -46,6 +46,7 @@ class Sealer:
         """Runs until it is cancelled, with a last seal then."""
         self._inode = self._stamp()[0]
         try:
+            await self._try(self._rounds.work(self._finish_rotation))
             while True:
                 await self._rounds.until(self._look)
                 now = self._stamp()
@@ -98,6 +99,9 @@ class Sealer:
         finally:
             for file in files:
                 file.close()
+
+    def _finish_rotation(self) -> None:
+        self._seals.finish_rotation(self._name, self._store.last_line(self._name, f"{EGRESS}.1"))
 
     def _look(self) -> bool:
         return self._stamp() != self._sealed or self._sealed[1] >= ROTATE_BYTES

@@ -66,6 +66,23 @@ class Seals:
                 os.close(fd)
             self._latest[name] = seal, digest(line)
 
+    def finish_rotation(self, name: str, last_line: bytes) -> None:
+        """Vouch for the last record of the file before, unless that was done: an agent may be killed before its turn.
+
+        Without that seal nothing links what is left of the log to this file, once it has been rotated out. OSError.
+        """
+        found, none = head(last_line), Seal("", 0, START)
+        if found is None:
+            return
+        try:
+            last = [read_seal(line, self.public_key) for line in self.lines(name)[-2:]]
+        except Malformed:
+            return
+        before, newest = [none, none, *last][-2:]
+        done = newest.seq > found.seq or (newest.seq == found.seq and newest.rotated > before.rotated)
+        if not done:
+            self.seal(name, last_line, rotated=True)
+
     def forget_before(self, name: str, first: int) -> None:
         """Drop the seals of records before the `first` that is left, but for the one it is linked to."""
         with self._one_at_a_time:

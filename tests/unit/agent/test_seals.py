@@ -6,7 +6,8 @@ from pathlib import Path
 from microagent.agent.seals import Seals
 from microagent.audit import chain
 from microagent.audit.record import Event, Record, body
-from microagent.audit.verify import verify
+from microagent.audit.seal import read_seal
+from microagent.audit.verify import LogFile, Report, verify
 
 COUNT = 400
 
@@ -28,3 +29,44 @@ def test_seals_made_at_once_are_one_chain(tmp_path: Path) -> None:
     assert report.seals > 1
     assert [fault.what for fault in report.faults if fault.file == "seals"] == []
     seals.close()
+
+
+def test_a_rotation_that_was_cut_short_is_finished_once(tmp_path: Path) -> None:
+    """The agent is killed when the file has its new name, and no seal yet: later nothing would be linked to its end."""
+    lines, per_file = log(), 10
+    files = [LogFile(f"f{at}", lines[at : at + per_file]) for at in range(per_file, 9 * per_file, per_file)]
+
+    def sealed(directory: Path, *, finished: bool) -> Report:
+        directory.mkdir()
+        seals = Seals(directory)
+        seals.seal("w", lines[4])
+        if finished:
+            seals.finish_rotation("w", lines[per_file - 1])
+            # Another agent that is killed at once finds it done, and one that comes much later finds what came since.
+            seals.finish_rotation("w", lines[per_file - 1])
+        for end in range(2 * per_file, 9 * per_file, per_file):
+            seals.seal("w", lines[end - 1], rotated=True)
+            seals.finish_rotation("w", lines[end - 1])
+            seals.seal("w", lines[end])
+            seals.finish_rotation("w", lines[end - 1])
+        seals.close()
+        again = Seals(directory)
+        again.finish_rotation("w", lines[8 * per_file - 1])
+        again.seal("w", lines[9 * per_file - 1])
+        report = verify(files, again.lines("w"), again.public_key, "seals")
+        again.close()
+        return report
+
+    assert sealed(tmp_path / "finished", finished=True).faults == []
+    (fault,) = sealed(tmp_path / "cut short", finished=False).faults
+    assert fault.what == "the records before 11 are gone"
+    # Where the end was sealed before the rotation, and where it was not.
+    for at in (4, per_file - 1):
+        seals = Seals(tmp_path / f"{at}")
+        seals.seal("w", lines[at])
+        seals.finish_rotation("w", lines[per_file - 1])
+        assert [(s.seq, s.rotated) for s in (read_seal(line, seals.public_key) for line in seals.lines("w"))] == [
+            (at + 1, 0),
+            (per_file, 1),
+        ]
+        seals.close()
