@@ -7,7 +7,7 @@ import pytest
 from tests.unit.decision.past_records import WHEN, allowed, record
 
 from microagent.decision.engine import Engine, Proto, Question
-from microagent.decision.past import endpoint, past_decisions
+from microagent.decision.past import endpoint, past_decisions, past_question
 from microagent.decision.replay import replay
 from microagent.decision.verdict import Action, Reason
 from microagent.policy.model import Mode, Policy, Verb
@@ -54,7 +54,7 @@ def policy(**lists: list[str]) -> Policy:
 )
 def test_a_question_read_back(fields: dict[str, Any], question: Question) -> None:
     (decided,) = past_decisions([fields])
-    assert decided.question == question
+    assert decided.question == past_question(fields) == question
     assert decided.when == WHEN
     assert decided.reason == fields["reason"]
     assert decided.action is (Action.ALLOW if fields["event"].endswith("allow") else Action.DENY)
@@ -81,6 +81,7 @@ def test_a_question_read_back(fields: dict[str, Any], question: Question) -> Non
 )
 def test_what_no_policy_decides_or_nobody_can_read(fields: dict[str, Any]) -> None:
     assert list(past_decisions([fields])) == []
+    assert past_question(fields) is None
 
 
 def test_a_dns_question_counts_once() -> None:
