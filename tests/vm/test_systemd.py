@@ -219,6 +219,13 @@ def test_root_has_the_unit_started(machine: Machine) -> None:
     assert errors == "no agent was running: systemctl start microagent\n"
     assert machine.run(unit) == f"active\n{main_pid(machine)}\n"
 
+    # What cleans /run has taken its socket away.
+    machine.run("rm /run/microagent/agent.sock")
+    code, _, errors = machine.ask("microagent ps")
+    assert (code, errors.splitlines()[-1]) == (1, "hint: systemctl restart microagent: workspaces go on meanwhile")
+    machine.run("systemctl restart microagent; microagent ps")
+    assert processes(machine) == before
+
     machine.run("systemctl stop microagent; echo 'nonsense: 1' >> /etc/microagent/agent.yaml")
     code, _, errors = machine.ask("microagent ps")
     said = errors.splitlines()

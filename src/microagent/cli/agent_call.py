@@ -50,11 +50,16 @@ def with_agent(settings: Settings, work: Callable[[], T]) -> T:
         if os.geteuid() != 0:
             hint = "run it with sudo: root starts an agent by itself"
             raise ApiError("no_agent", f"no agent runs on this machine ({settings.socket})", hint) from None
-    if _UNIT_FILE.exists() and _SYSTEMD.exists():
-        _start_unit()
-    else:
+    if not (_UNIT_FILE.exists() and _SYSTEMD.exists()):
         _start_agent(settings.socket)
-    return work()
+        return work()
+    _start_unit()
+    try:
+        return work()
+    except NoAgent as error:
+        # For systemd it runs: somebody has removed its socket.
+        hint = f"systemctl restart {_UNIT}: workspaces go on meanwhile"
+        raise ApiError("no_agent", error.what, hint) from None
 
 
 def _start_unit() -> None:
