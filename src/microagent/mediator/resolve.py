@@ -13,11 +13,11 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from microagent.errors import Malformed
 from microagent.mediator.reactor import HANGUP, IN, OUT, Reactor, Timer
-from microagent.wire.dns import Answer, build_upstream_query, parse_response_untrusted
+from microagent.wire.dns import Answer, Rcode, build_upstream_query, parse_response_untrusted
 
 Told: TypeAlias = Callable[[Answer | None], None]
 Fault: TypeAlias = Callable[[str, Exception], None]
@@ -93,6 +93,13 @@ def _bytes_of(answer: Answer) -> int:
     return sum(_RECORD_BYTES + len(record.owner) + len(record.rdata) for record in answer.records)
 
 
+class _Attempt(NamedTuple):
+    server: str
+    seconds: float = _ATTEMPT_SECONDS
+    tcp: bool = False
+    edns: bool = True
+
+
 class _Lookup:
     """One question on its way through the resolvers."""
 
@@ -100,9 +107,8 @@ class _Lookup:
         self._resolver = resolver
         self._reactor = reactor
         hasty = _HASTY_SECONDS if len(resolver.servers) > 1 else _ATTEMPT_SECONDS
-        self._attempts = [
-            (server, False, seconds) for seconds in (hasty, _ATTEMPT_SECONDS) for server in resolver.servers
-        ]
+        rounds = (hasty, _ATTEMPT_SECONDS)
+        self._attempts = [_Attempt(server, seconds) for seconds in rounds for server in resolver.servers]
         self._name = name
         self._qtype = qtype
         self._told = told
@@ -118,18 +124,20 @@ class _Lookup:
         if not self._attempts or self._reactor.now >= self._deadline:
             self._finish(None)
             return
-        server, tcp, seconds = self._attempts.pop(0)
-        patience = min(seconds, self._deadline - self._reactor.now)
+        attempt = self._attempts.pop(0)
+        patience = min(attempt.seconds, self._deadline - self._reactor.now)
         self._ident = secrets.randbelow(1 << 16)
         self._timer = self._reactor.later(patience, self.next)
         try:
-            self._send(server, build_upstream_query(self._ident, self._name, self._qtype), tcp)
+            query = build_upstream_query(self._ident, self._name, self._qtype, edns=attempt.edns)
+            self._send(attempt, query)
         except OSError:
             # Never from inside `lookup`'s own call stack: a refused send would recurse through every resolver.
             self._timer.cancel()
             self._timer = self._reactor.later(0.0, self.next)
 
-    def _send(self, server: str, query: bytes, tcp: bool) -> None:
+    def _send(self, attempt: _Attempt, query: bytes) -> None:
+        server, tcp = attempt.server, attempt.tcp
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
         self._sock = sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
@@ -143,7 +151,7 @@ class _Lookup:
             self._reactor.watch(sock.fileno(), OUT, lambda mask: self._tcp_connected(mask, message), self)
         else:
             sock.send(query)
-            self._reactor.watch(sock.fileno(), IN, lambda _mask: self._datagram(server), self)
+            self._reactor.watch(sock.fileno(), IN, lambda _mask: self._datagram(attempt), self)
 
     def abort(self, error: Exception) -> None:
         """A socket broke: the next resolver may do better."""
@@ -151,14 +159,24 @@ class _Lookup:
             self._resolver.fault(error)
         self.next()
 
-    def _datagram(self, server: str) -> None:
+    def _datagram(self, attempt: _Attempt) -> None:
         assert self._sock is not None  # noqa: S101  (it is what woke us)
         try:
             data = self._sock.recv(65535)
         except BlockingIOError:
             return
         if len(data) > 2 and data[2] & _TRUNCATED:
-            self._attempts.insert(0, (server, True, _ATTEMPT_SECONDS))
+            self._attempts.insert(0, _Attempt(attempt.server, tcp=True, edns=attempt.edns))
+            self.next()
+            return
+        if (
+            attempt.edns
+            and len(data) > 3
+            and data[3] & 15 == Rcode.FORMERR
+            and data[:2] == self._ident.to_bytes(2, "big")
+        ):
+            # What a home router's resolver without EDNS answers, often without the question (RFC 6891 section 7).
+            self._attempts.insert(0, attempt._replace(edns=False))
             self.next()
             return
         self._read_untrusted(data, last=False)

@@ -67,10 +67,10 @@ def wire_name(name: str) -> bytes:
     return b"".join(bytes((len(label),)) + label for label in name.encode("ascii").split(b".")) + b"\0"
 
 
-def build_upstream_query(ident: int, name: str, qtype: int) -> bytes:
-    """Return a query for a canonical name: recursion desired, our own EDNS size, no options."""
-    header = _HEADER.pack(ident, RD, 1, 0, 0, 1)
-    opt = _OPT.pack(0, QType.OPT, EDNS_SIZE, 0, 0)
+def build_upstream_query(ident: int, name: str, qtype: int, *, edns: bool = True) -> bytes:
+    """Return a query for a canonical name: recursion desired, our own EDNS size if any, no options."""
+    header = _HEADER.pack(ident, RD, 1, 0, 0, int(edns))
+    opt = _OPT.pack(0, QType.OPT, EDNS_SIZE, 0, 0) if edns else b""
     return header + wire_name(name) + _TYPE_CLASS.pack(qtype, CLASS_IN) + opt
 
 
