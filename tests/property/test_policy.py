@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.explain import explain
 from microagent.decision.leases import Leases
+from microagent.decision.replay import replay
+from microagent.decision.suggest import suggest
 from microagent.decision.target import parse_target
 from microagent.decision.verdict import Verdict
 from microagent.errors import Malformed, PolicyError
@@ -273,6 +275,30 @@ def test_explain_equals_the_engine(listed: tuple[Entry, ...], target: str, mode:
         verdict.address,
     )
     assert found["nearest"] is None or verdict.rule is None
+
+
+# What YAML, the public suffix list or an entry's own rules take for something else.
+odd = st.lists(
+    st.sampled_from(
+        ["a", "1", "1_0", "1e5", "e-5", "-", "-1", "_", "inf", "nan", "null", "on", "y", "co", "uk", "xn--a"]
+    ),
+    min_size=1,
+    max_size=3,
+).map(".".join)
+
+
+@given(st.lists(st.tuples(odd, st.sampled_from(["tls", "http", "tcp"]), v4), max_size=6))
+def test_what_suggest_writes_is_a_policy_that_allows_the_same_or_says_that_none_does(
+    seen: list[tuple[str, str, str]],
+) -> None:
+    records = [
+        {"event": "egress_allow", "proto": proto, "host": host, "dst": f"{address}:99", "reason": "name_listed"}
+        for host, proto, address in seen
+    ]
+    text = suggest(records)
+    policy = Policy(parse_file(text, "p.yaml"))
+    for change, _ in replay(records, Engine(Mode.STRICT, policy)).changes:
+        assert f"# No entry can stand for {change.target.removesuffix(':99')!r}.\n" in text
 
 
 @given(st.lists(st.tuples(names, v4.map(IPv4Address), st.integers(1, 20), st.integers(0, 5)), max_size=30))

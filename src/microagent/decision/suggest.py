@@ -22,8 +22,8 @@ from microagent.policy.suffixes import registered_domain, shared_suffix
 
 # Two hosts are as short as their suffix, and say more.
 FOLD: Final = 3
-# YAML takes a colon for its own, and `1.e-5`, which is a name that a guest can ask for, for a number.
-_QUOTED: Final = re.compile(r":|\A-?[0-9_.]+e-?[0-9]+\Z")
+# What YAML takes for a string, whoever reads it. `1.e-5`, `1_0._` and `-.inf` are names that a guest can ask for.
+_PLAIN: Final = re.compile(r"\.?[a-z][a-z0-9_.-]*|[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?:/[0-9]{1,2})?", re.ASCII)
 _TIME: Final = re.compile(r"[0-9T:.Z-]{1,32}", re.ASCII)
 
 
@@ -165,20 +165,23 @@ def _complete(
     host_addresses: frozenset[Address],
     extra_private: tuple[Network, ...],
 ) -> list[str]:
-    """Add the lines that the engine still asks for; return the hosts that no entry can stand for."""
-    unsaid = [line for line in lines if not _is_entry(line)]
+    """Add the lines that the engine still asks for; return the hosts that it denies something all the same."""
     lines[:] = [line for line in lines if _is_entry(line)]
-    entries = tuple(parse_entry(line.verb, line.text, "") for line in lines)
-    engine = Engine(Mode.STRICT, Policy(entries), host_addresses, extra_private)
+
+    def engine() -> Engine:
+        entries = tuple(parse_entry(line.verb, line.text, "") for line in lines)
+        return Engine(Mode.STRICT, Policy(entries), host_addresses, extra_private)
+
+    asking = engine()
     for host, wish in wishes.items():
         for question in wish.questions:
-            permits = filter(None, engine.decide(question).would_permit.split(", "))
+            permits = filter(None, asking.decide(question).would_permit.split(", "))
             wanted = [_Line(Verb.ALLOW, permit.removeprefix("allow: "), [host]) for permit in permits]
             # A guest can ask for what no entry may be, such as a public suffix; then none of the others would help.
             if all(map(_is_entry, wanted)):
                 lines.extend(line for line in wanted if line not in lines)
-    covered = {host for line in lines for host in line.hosts}
-    return [line.text for line in unsaid if line.text not in covered]
+    decide = engine().decide
+    return [host for host, wish in wishes.items() if not all(decide(asked).allowed for asked in wish.questions)]
 
 
 def _is_entry(line: _Line) -> bool:
@@ -199,7 +202,7 @@ def _render(lines: list[_Line], wishes: dict[str, _Wish], unsaid: list[str], onl
             text.append(f"{verb.value}:")
         for line in mine:
             text += [f"  # {note}" for note in _notes(line, wishes)]
-            text.append(f'  - "{line.text}"' if _QUOTED.search(line.text) else f"  - {line.text}")
+            text.append(f"  - {line.text}" if _PLAIN.fullmatch(line.text) else f'  - "{line.text}"')
     return "\n".join(text if lines else [*text, "allow: []"]) + "\n"
 
 

@@ -85,7 +85,7 @@ def test_what_doctor_left_is_no_clients_refusal() -> None:
 
 def test_a_name_that_yaml_takes_for_a_number_stays_a_name() -> None:
     """A guest can ask for any name; one of these would make the whole file one that no reader takes."""
-    names = ["1.5e5", "1.e-5", "12_0.3e-7"]
+    names = ["-.inf", "-1._", "-1_0.5e-5", "1.5e5", "1._", "1.e-5", "12_0.3e-7", "1_0.1_0", "1_0._", "_.e5"]
     assert lists(suggest([allowed(name) for name in names]))["allow"] == names
 
 
@@ -158,6 +158,14 @@ def test_suggest_says_what_no_entry_can() -> None:
     text = suggest([allowed("wiki", proto="http", dialed="203.0.113.5:80")])
     assert "# No entry can stand for 'wiki'.\n" in text
     assert lists(text)["allow"] == []
+
+
+def test_suggest_says_what_no_entry_can_though_the_host_has_one_for_something_else() -> None:
+    leased = allowed("wiki", proto="tcp", dialed="203.0.113.5:22", reason="lease_listed")
+    text = suggest([allowed("wiki"), leased])
+    assert "# No entry can stand for 'wiki'.\n" in text
+    assert lists(text)["allow"] == ["203.0.113.5"]
+    assert "No entry" not in suggest([leased])
 
 
 @pytest.mark.parametrize("dialed", ["203.0.113.5:443", "169.254.169.254:443"])
