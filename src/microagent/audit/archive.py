@@ -6,6 +6,7 @@ fingerprint has to be known from elsewhere, or the archive only vouches for itse
 
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ KEY = "seal-key.pub"
 POLICY = "policy.json"
 CERTIFICATE = "ca.pem"
 
-_BLOCK = 1 << 20
 _LOG_NAME = re.compile(r"egress\.jsonl(?:\.[1-7])?")
 
 
@@ -116,16 +116,10 @@ class _From(io.RawIOBase):
     """A log file from its beginning, whatever position its descriptor has."""
 
     def __init__(self, file: FileIO) -> None:
-        self._blocks = self._read_blocks(file)
-        self._rest = b""
+        self._fd = file.fileno()
+        self._at = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        while len(self._rest) < size and (block := next(self._blocks, b"")):
-            self._rest += block
-        data, self._rest = self._rest[:size], self._rest[size:]
+        data = os.pread(self._fd, size, self._at)
+        self._at += len(data)
         return data
-
-    @staticmethod
-    def _read_blocks(file: FileIO) -> Iterator[bytes]:
-        for block in logfile.forward(file):
-            yield block.data

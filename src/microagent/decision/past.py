@@ -1,7 +1,7 @@
 """What the records say was asked: decision records back to the questions they answered.
 
 In: the objects of egress.jsonl, as a reader yields them, from any version that had these fields. What cannot be read
-back is left out and counted, never guessed.
+back is left out, never guessed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

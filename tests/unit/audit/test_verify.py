@@ -226,6 +226,22 @@ def test_an_archive_verifies_elsewhere(tmp_path: Path) -> None:
         assert not [name for name in tar.getnames() if "ca-key" in name or "seal-key.pem" in name]
 
 
+@pytest.mark.parametrize("garbage", [b"\0" * 3_000_000, b"x\n" * 10, b"\0" * 1_500_000 + b"\n", LINES[0][:40]])
+def test_an_archive_has_what_is_broken_as_it_is(tmp_path: Path, garbage: bytes) -> None:
+    """A log that somebody has spoilt is one to be looked at elsewhere: all but a line that is being written."""
+    log, archive = tmp_path / "egress.jsonl", tmp_path / "lab.tar"
+    whole = b"".join(line + b"\n" for line in LINES)
+    (tmp_path / "egress.jsonl.1").write_bytes(garbage + b"\n" + whole[:100])
+    log.write_bytes(whole + garbage)
+    with archive.open("wb") as file:
+        export(file, "lab", log, SEALS, KEY.public_key(), {"mode": "strict"}, b"certificate")
+    torn = garbage == LINES[0][:40]
+    with tarfile.open(archive) as tar:
+        kept = {name: tar.extractfile(f"lab/{name}").read() for name in ("egress.jsonl", "egress.jsonl.1")}  # type: ignore[union-attr]
+    assert kept == {"egress.jsonl": whole + (b"" if torn else garbage), "egress.jsonl.1": garbage + b"\n"}
+    assert not verify_archive(archive)[0].whole
+
+
 def test_what_is_no_archive_is_said(tmp_path: Path) -> None:
     empty = tmp_path / "empty.tar"
     with tarfile.open(empty, "w") as tar:
