@@ -182,7 +182,10 @@ def stops_what_is_new(internet: Internet, lab: Workspace, spoil: Callable[[], No
     for later in range(port, port + 5):
         attempt(lab, later)
         assert not arrived(internet, later)
-    assert lab.guest.dig("sfx.test", "+timeout=1").count("203.0.113.11") == 0
+    # Nobody waits for an answer that does not come.
+    told = lab.guest.dig("sfx.test", "+timeout=1")
+    assert ("203.0.113.11" in told, "status: SERVFAIL" in told, "audit_unwritable" in told) == (False, True, True), told
+    assert lab.guest.udp(world.EVIL, 5000, CANARY, seconds=2).error == "ConnectionRefusedError"
     assert download.poll() is None
     # One that ends meanwhile has all of its answer, though its request cannot be recorded any more.
     with short:

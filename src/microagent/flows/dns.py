@@ -58,7 +58,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Append the record; if that fails, send nothing anywhere."""
+    """Append the record; if that fails, carry out `unrecorded` in the place of all that follows."""
 
     record: Record
 
@@ -154,6 +154,12 @@ class DnsHead:
             expires = now + min(max(answer.min_ttl, LEASE_GRACE_SECONDS), MAX_TTL)
             self._leases.add(query.name, answer.addresses, expires, now)
         return self._tell(answer)
+
+    def unrecorded(self) -> list[Effect]:
+        """A record could not be written, so that what it announces does not happen: the guest hears that at once."""
+        if self._query is None:
+            return []
+        return [Reply(reply_refused(self._query, Reason.AUDIT_UNWRITABLE, Rcode.SERVFAIL))]
 
     def _tell(self, answer: Answer) -> list[Effect]:
         query = self._query

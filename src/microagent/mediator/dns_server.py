@@ -57,6 +57,7 @@ class DnsQuestion:
             match effect:
                 case Write(record):
                     if not self._written(record):
+                        self._run(self._head.unrecorded())
                         return
                 case Lookup(name, qtype):
                     self._services.resolver.lookup(

@@ -146,6 +146,7 @@ class UdpRelay:
             self.tell_unreachable(key)
             return None
         if not services.write(decision.record()):
+            self.tell_unreachable(key)
             return None
         if services.mediated and is_own(str(address), key[2]):
             decision = decision.at_home(services.engine)
