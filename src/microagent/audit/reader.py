@@ -182,8 +182,9 @@ def unreadable(file: str, offset: int, length: int) -> dict[str, Any]:
 
 
 def _host_matches(record: Mapping[str, Any], pattern: str) -> bool:
-    """`.x` is x and all names below it, as in a policy; `*`, `?` and `[…]` as in file names."""
+    """`.x` is x and all names below it, as in a policy; `*`, `?` and `[…]` as in file names. Ports may be left out."""
     pattern = pattern.removesuffix(".")
     patterns = (pattern[1:], f"*{pattern}") if pattern.startswith(".") else (pattern,)
     asked = [str(record.get(key, "")).lower() for key in _HOST_FIELDS]
+    asked.append(str(record.get("dst", "")).rpartition(":")[0])
     return any(fnmatchcase(host, one) for host in asked for one in patterns)
