@@ -17,6 +17,7 @@ import pytest
 from tests.kernel.certificates import bad, certify, good
 from tests.kernel.programs import python_server
 from tests.kernel.workspace import Workspace
+from tests.waiting import wait_for
 
 from microagent.api.limits import Limits
 from microagent.demo import world
@@ -92,7 +93,8 @@ def test_a_certificate_passes_or_no_byte_leaves(rig: Rig, name: str) -> None:
     answer = rig.lab.guest.curl("-i", f"https://{name}/?secret")
     if name in GOOD:
         assert answer.stdout.endswith("hello\n"), answer
-        assert rig.handshakes(name, 1)[0][2] != "0"
+        # Other tests come to the same server, and some say nothing to it.
+        wait_for(lambda: any(count != "0" for _, _, count in rig.handshakes(name)))
         return
     assert answer.stdout.startswith("HTTP/1.1 502"), answer
     assert {count for _, _, count in rig.handshakes(name)} <= {"0"}

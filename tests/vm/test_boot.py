@@ -381,7 +381,8 @@ async def test_a_guest_whose_timer_is_measured_wrongly_ends_before_it_begins(
     guest = await workspace.start("echo", "ran", accelerator=wrong)
     with pytest.raises(Stillborn):
         await guest.wait()
-    right = await workspace.start("echo", "ran", accelerator=Accelerator(kvm=False, tsc_khz=measure_tsc_khz()))
+    # What it is told by itself is right, though its own kernel may still go wrong: `start` tries again then.
+    right = await workspace.start("echo", "ran")
     assert await right.wait() == 0
 
 
