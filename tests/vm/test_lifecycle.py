@@ -176,7 +176,10 @@ def test_commands_at_once_leave_a_legal_state_and_in_the_end_nothing(own_lab: La
     for workspace in json.loads(lab.cli("--json", "ps").stdout)["workspaces"]:
         assert workspace["state"] in (State.CREATED, State.RUNNING, State.STOPPED), workspace
         assert (workspace["guest_pid"] is not None) == (workspace["state"] == State.RUNNING)
-    for name in names:
+    # By chance none of them may have been started yet.
+    for command in (("create", "three", "--image", "base", "--memory", "256"), ("start", "three")):
+        assert lab.cli(*command).returncode == 0
+    for name in [*names, "three"]:
         assert lab.cli("delete", name, "--force").returncode == 0
     wait_patiently(lambda: len(lab.processes()) == 2)  # the agent and its nursery
     run = lab.socket.parent
