@@ -58,23 +58,13 @@ def test_one_that_ended_without_a_word_is_noticed(tmp_path: Path) -> None:
     assert journal(path).resumed
 
 
-def test_a_torn_line_is_ended_and_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"", b"\n"], ids=["torn", "ended and not told of"])
+def test_a_torn_line_is_ended_and_told_of_once(tmp_path: Path, end: bytes) -> None:
+    """Killed, or out of room, within the line, or between its end and the word about it."""
     path = tmp_path / "egress.jsonl"
     journal(path).write(ALLOW)
     with path.open("ab") as file:
-        file.write(b'{"v":1,"ts":"2026')
-    journal(path).write(ALLOW)
-    assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2, 3]
-    assert json.loads(whole_lines(path)[1])["torn"] is True
-    assert chained(path)
-
-
-def test_a_line_that_was_ended_and_not_told_of_is_told_of_by_the_next_journal(tmp_path: Path) -> None:
-    """Killed, or out of room, between the line's end and the word about it."""
-    path = tmp_path / "egress.jsonl"
-    journal(path).write(ALLOW)
-    with path.open("ab") as file:
-        file.write(b'{"v":1,"ts":"2026\n')
+        file.write(b'{"v":1,"ts":"2026' + end)
     journal(path).write(ALLOW)
     assert [json.loads(line)["seq"] for line in whole_lines(path)] == [1, 2, 3]
     assert json.loads(whole_lines(path)[1])["torn"] is True
