@@ -5,7 +5,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
-from microagent.decision.engine import Engine, Question
+from microagent.decision.engine import Engine, Proto, Question
 from microagent.decision.verdict import Reason, Verdict, refusal
 from microagent.policy.addresses import AddressClass
 
@@ -16,8 +16,7 @@ Candidate: TypeAlias = tuple[Question, Verdict]
 class Pinned:
     """One connection's: what may still be tried, and what was dialled last."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self) -> None:
         self._left: list[Candidate] = []
         self._dialed: Question | None = None
         self._again: tuple[Engine, Verdict] | None = None
@@ -33,24 +32,23 @@ class Pinned:
 
     def apply(self, engine: Engine) -> None:
         """The policy has changed: what it does not allow is not tried any more."""
-        self._engine = engine
         decided = [(question, engine.decide(question)) for question, _ in self._left]
         self._left = [(question, verdict) for question, verdict in decided if verdict.allowed]
 
-    def decide_again(self) -> Verdict | None:
-        """What the policy of now says about the address that was dialled; None before there was one."""
+    def decide_again(self, engine: Engine) -> Verdict | None:
+        """What `engine`, the policy of now, says about the address that was dialled; None before there was one."""
         if self._dialed is None:
             return None
-        if self._again is None or self._again[0] is not self._engine:
+        if self._again is None or self._again[0] is not engine:
             # A verdict follows from these two alone, and neither ever changes: a new policy is another engine.
-            self._again = (self._engine, self._engine.decide(self._dialed))
+            self._again = (engine, engine.decide(self._dialed))
         return self._again[1]
 
-    def at_home(self) -> Verdict:
+    def at_home(self, engine: Engine) -> Verdict:
         """What the policy says about the address to dial now, which has turned out to be this host's own."""
         assert self._dialed is not None  # noqa: S101  (it was taken)
         self._dialed, self._again = replace(self._dialed, own=True), None
-        return self._engine.decide(self._dialed)
+        return engine.decide(self._dialed)
 
     def _take(self) -> Candidate:
         candidate = self._left.pop(0)
@@ -59,13 +57,13 @@ class Pinned:
 
 
 def pin(
-    engine: Engine, question: Question, addresses: tuple[IPv4Address, ...], only: IPv4Address | None
+    engine: Engine, proto: Proto, port: int, name: str, addresses: tuple[IPv4Address, ...], only: IPv4Address | None
 ) -> list[Candidate] | Verdict:
-    """The addresses that may be dialled for the name in `question`, or the `only` one; or why none may.
+    """The addresses that may be dialled for `name`, or the `only` one; or why none may.
 
     In an answer with public and inside addresses, as in DNS rebinding, the inside ones never are.
     """
-    questions = [replace(question, address=address) for address in addresses]
+    questions = [Question(proto, port, name=name, address=address) for address in addresses]
     verdicts = [engine.decide(one) for one in questions]
     mixed = any(verdict.address_class == AddressClass.PUBLIC for verdict in verdicts)
     candidates = [
@@ -80,4 +78,4 @@ def pin(
     wanted = next(verdict for verdict in verdicts if only is None or verdict.address == str(only))
     if not wanted.allowed:
         return wanted
-    return replace(refusal(Reason.MIXED_ANSWER, question.name or "", wanted.address), internal=True)
+    return replace(refusal(Reason.MIXED_ANSWER, name, wanted.address), internal=True)

@@ -102,7 +102,7 @@ class TcpHead:
         self._second_hello: SecondHello | None = None
         self._proto = Proto.TCP
         self._signals: tuple[str, ...] = ()
-        self._pinned = Pinned(engine)
+        self._pinned = Pinned()
         # What the guest offered of the protocols that can be read.
         self.alpn: tuple[str, ...] = ()
         self.ident = ident
@@ -135,7 +135,7 @@ class TcpHead:
 
     def decide_again(self) -> Verdict | None:
         """What the policy of now says about the address that was dialled; None before there was one."""
-        return self._pinned.decide_again()
+        return self._pinned.decide_again(self._engine)
 
     def open(self) -> list[Effect]:
         """The guest has connected."""
@@ -282,7 +282,7 @@ class TcpHead:
         return self._dial_first_of([(question, verdict)])
 
     def _pin(self, addresses: tuple[IPv4Address, ...], only: IPv4Address | None = None) -> list[Effect]:
-        found = pin(self._engine, Question(self._proto, self._port, name=self._name), addresses, only)
+        found = pin(self._engine, self._proto, self._port, self._name, addresses, only)
         return self._refuse(found) if isinstance(found, Verdict) else self._dial_first_of(found)
 
     def _dial_first_of(self, candidates: list[Candidate]) -> list[Effect]:
@@ -333,7 +333,7 @@ class TcpHead:
     def at_home(self) -> list[Effect]:
         """What is about to be dialled is an address of this host's own: what to do instead, nothing where an entry
         opens it."""
-        verdict = self._pinned.at_home()
+        verdict = self._pinned.at_home(self._engine)
         if verdict.allowed:
             return []
         if candidate := self._pinned.next():
