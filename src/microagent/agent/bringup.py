@@ -202,7 +202,7 @@ def settings_of(services: Services, record: Record, changed_by: str = "") -> Med
     """What a workspace's mediator is told, on the host as it is now."""
     certificate, key = services.store.ca(record.name)
     egress, now = record.spec.egress, datetime.now(UTC)
-    egress = egress.without_grants([grant for grant in egress.grants if grant.until <= now])
+    egress = egress.without_grants({grant for grant in egress.grants if grant.until <= now})
     return MediatorSettings(
         workspace=record.name,
         mode=egress.mode.value,
